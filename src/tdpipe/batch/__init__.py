@@ -1,0 +1,1 @@
+"""OpenAI batch files: reading, running, writing."""

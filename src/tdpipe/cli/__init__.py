@@ -1,0 +1,1 @@
+"""The tdpipe command, one module a subcommand."""

@@ -1,0 +1,1 @@
+"""Front-end settings, resolved once."""

@@ -1,0 +1,135 @@
+"""The settings of one engine, as the user gives them and checked one by one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from tdpipe.config.memory_size import parse_memory_size
+from tdpipe.core.errors import ConfigError
+from tdpipe.policies.scheduler_registry import SCHEDULERS
+from tdpipe.prediction.constant import ConstantPredictor
+from tdpipe.prediction.length_predictor import LengthPredictor
+from tdpipe.prediction.max_tokens import MaxTokensPredictor
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of an engine; names as vLLM's where the meaning is the same.
+
+    Attributes:
+        model: a local Hugging Face folder, a .gguf file, a hub name, or an embedded model's name.
+        pipeline_parallel_size: stages, one process and device (or CPU core) each.
+        scheduler: td-pipe, pp-separate or pp-hybrid.
+        dtype: of weights, activations and KV cache; auto is float32 on CPU and the model's own
+            (bfloat16 if it names none) on CUDA.
+        device: auto takes CUDA where there is a card for every stage, else CPU.
+        kv_cache_memory: bytes of KV cache on each stage, or a size such as "1GiB"; None takes a
+            share of what is free.
+        gpu_memory_utilization: share of each card that weights and KV cache may fill.
+        max_model_len: prompt and output tokens of a request, at most; None is the model's limit,
+            or what the KV cache holds if that is less.
+        partition: layers per stage, "16,14" or [16, 14]; None balances them by estimated time.
+        length_predictor: max-tokens, constant:N, or an object with `predict`.
+        block_size: tokens in a KV block.
+        max_num_seqs: sequences in a batch, at most.
+        max_num_batched_tokens: tokens of several prompts in a batch, at most.
+        threads_per_stage: CPU cores of each stage, when the device is the CPU.
+        seed: from which the requests that set no seed of their own get theirs.
+
+    Raises:
+        ConfigError: a value cannot be used; names the field, the value and the fix.
+    """
+
+    model: str
+    pipeline_parallel_size: int = 1
+    scheduler: str = "td-pipe"
+    dtype: str = "auto"
+    device: str = "auto"
+    kv_cache_memory: int | str | None = None
+    gpu_memory_utilization: float = 0.9
+    max_model_len: int | None = None
+    partition: str | Sequence[int] | None = None
+    length_predictor: "str | LengthPredictor" = field(default="max-tokens")
+    block_size: int = 16
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    threads_per_stage: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model:
+            raise ConfigError("model", self.model, "name a folder, a .gguf file or a model")
+        for name in (
+            "pipeline_parallel_size",
+            "block_size",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "threads_per_stage",
+        ):
+            _require_count(name, getattr(self, name))
+        if self.max_model_len is not None:
+            _require_count("max_model_len", self.max_model_len, least=2)
+        _require_choice("scheduler", self.scheduler, tuple(SCHEDULERS))
+        _require_choice("dtype", self.dtype, DTYPES)
+        _require_choice("device", self.device, DEVICES)
+        share = self.gpu_memory_utilization
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise ConfigError("gpu_memory_utilization", share, "use more than 0, up to 1")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigError("seed", self.seed, "use a whole number")
+        self.kv_bytes()
+        self.layers()
+        self.predictor()
+
+    def kv_bytes(self) -> int | None:
+        """`kv_cache_memory` in bytes."""
+        if self.kv_cache_memory is None:
+            return None
+        return parse_memory_size("kv_cache_memory", self.kv_cache_memory)
+
+    def layers(self) -> tuple[int, ...] | None:
+        """`partition` as numbers."""
+        if self.partition is None:
+            return None
+        parts = self.partition.split(",") if isinstance(self.partition, str) else self.partition
+        try:
+            return tuple(int(part) for part in parts)
+        except (TypeError, ValueError):
+            fix = "give layers per stage, as 16,14"
+            raise ConfigError("partition", self.partition, fix) from None
+
+    def predictor(self) -> LengthPredictor:
+        """The predictor that `length_predictor` names, or the object itself."""
+        name = self.length_predictor
+        if not isinstance(name, str):
+            if not hasattr(name, "predict"):
+                fix = "give an object with predict(prompts), or a name"
+                raise ConfigError("length_predictor", name, fix)
+            return name
+        kind, _, argument = name.partition(":")
+        if kind == "max-tokens" and not argument:
+            return MaxTokensPredictor()
+        if kind == "constant" and (argument or "128").isdigit():
+            return ConstantPredictor(int(argument or "128"))
+        fix = "use max-tokens, constant:N, or OraclePredictor(lengths) from Python"
+        raise ConfigError("length_predictor", name, fix)
+
+    def recorded(self) -> dict[str, object]:
+        """The settings as plain values, for traces and results."""
+        values = asdict(self)
+        predictor = self.length_predictor
+        if not isinstance(predictor, str):
+            values["length_predictor"] = type(predictor).__name__
+        return values
+
+
+def _require_count(name: str, value: object, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(name, value, f"use a whole number, {least} or more")
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(name, value, f"use one of {', '.join(choices)}")

@@ -1,0 +1,1 @@
+"""The centralized engine: request life cycle and the loop that drives an executor."""

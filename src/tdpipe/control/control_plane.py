@@ -1,0 +1,276 @@
+"""The centralized engine's bookkeeping: the only writer of EngineState.
+
+Takes requests in, turns a policy's choices into batch plans (holding blocks, marking requests in
+flight), applies results. Knows no clock, device or text.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tdpipe.control.plan_recorder import PlanRecorder
+from tdpipe.control.stop_condition import StopCondition
+from tdpipe.core.batch_plan import BatchPlan, BatchResult, Sample, SequenceSlice, SequenceStart
+from tdpipe.core.block_pool import BlockPool
+from tdpipe.core.engine_state import EngineState
+from tdpipe.core.errors import RequestRejected
+from tdpipe.core.limits import Limits
+from tdpipe.core.request import FinishReason, Request
+from tdpipe.core.sampling_params import SamplingParams
+from tdpipe.policies.policy import Choice, Policy, PrefillChunk
+from tdpipe.prediction.length_predictor import LengthPredictor, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """A request as the front end hands it in; `eos_token_ids` are the model's own."""
+
+    request_id: int
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    seed: int = 0
+    eos_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEvent:
+    """One token of one request (None for an abort before any token), perhaps its last."""
+
+    request_id: int
+    sample: Sample | None
+    finish_reason: FinishReason | None
+
+
+class ControlPlane:
+    """Schedules requests over one pipeline with one policy."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        policy: Policy,
+        predictor: LengthPredictor,
+        stop_condition: StopCondition | None = None,
+        recorder: PlanRecorder | None = None,
+    ) -> None:
+        self.limits = limits
+        self.policy = policy
+        self.predictor = predictor
+        self.stop_condition = stop_condition
+        self.recorder = recorder
+        self.state = EngineState(limits, BlockPool(limits.num_blocks))
+        self._released: list[int] = []
+        self._next_batch_id = 0
+
+    # ---- requests in and out
+
+    def add(self, requests: Iterable[NewRequest], now_s: float = 0.0) -> None:
+        """Queue requests, asking the predictor once for all of them.
+
+        Raises:
+            RequestRejected: a request is empty or beyond the limits (see `check_request`); none
+                of the given requests is queued then.
+        """
+        accepted = [self._accept(request, now_s) for request in requests]
+        prompts = [Prompt(r.request_id, r.prompt_token_ids, r.max_tokens) for r in accepted]
+        forecasts = self.predictor.predict(prompts) if prompts else []
+        for request, forecast in zip(accepted, forecasts, strict=True):
+            request.predicted_tokens = max(1, forecast.mean_tokens)
+            self.state.waiting.append(request)
+
+    def abort(self, request_id: int) -> OutputEvent | None:
+        """End a request now, or when its batch comes back; the event if it ended now."""
+        request = self.state.resident.get(request_id)
+        if request is None:
+            request = next((r for r in self.state.waiting if r.request_id == request_id), None)
+            if request is None:
+                return None
+            self.state.waiting.remove(request)
+        elif request.num_in_flight:
+            request.aborted = True
+            return None
+        self._finish(request, FinishReason.ABORT)
+        return OutputEvent(request_id, None, FinishReason.ABORT)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.state.waiting and not self.state.resident
+
+    # ---- decide
+
+    def next_plan(self, now_s: float) -> BatchPlan | None:
+        """Ask the policy for a batch and commit to it: blocks held, requests in flight."""
+        choice = self.policy.plan(self.state, now_s)
+        if choice is None:
+            return None
+        for request_id in choice.preempted:
+            self._preempt(self.state.resident[request_id])
+        plan = self._commit(choice)
+        self.state.in_flight[plan.batch_id] = plan
+        if self.recorder is not None:
+            self.recorder.record(plan, choice)
+        return plan
+
+    # ---- apply
+
+    def complete(self, result: BatchResult) -> list[OutputEvent]:
+        """Append the sampled tokens of a batch, end requests, free their blocks."""
+        plan = self.state.in_flight.pop(result.batch_id)
+        for piece in plan.slices:
+            self.state.resident[piece.request_id].num_in_flight -= 1
+        events = [self._append(sample) for sample in result.samples]
+        aborted = [r for r in self.state.resident.values() if r.aborted and not r.num_in_flight]
+        for request in aborted:
+            self._finish(request, FinishReason.ABORT)
+            events.append(OutputEvent(request.request_id, None, FinishReason.ABORT))
+        return events
+
+    def check(self) -> None:
+        """Assert that blocks and requests agree; for tests and idle moments."""
+        tables = {r.request_id: r.block_ids for r in self.state.resident.values()}
+        self.state.pool.check(tables)
+        assert not any(request.block_ids for request in self.state.waiting)
+
+    # ---- details
+
+    def _accept(self, new: NewRequest, now_s: float) -> Request:
+        params = new.params
+        max_tokens = check_request(len(new.prompt_token_ids), params, self.limits)
+        eos = () if params.ignore_eos else new.eos_token_ids
+        return Request(
+            request_id=new.request_id,
+            prompt_token_ids=new.prompt_token_ids,
+            params=params,
+            max_tokens=max_tokens,
+            seed=new.seed,
+            end_token_ids=tuple(sorted({*eos, *params.stop_token_ids})),
+            arrival_s=now_s,
+        )
+
+    def _commit(self, choice: Choice) -> BatchPlan:
+        starts: list[SequenceStart] = []
+        slices: list[SequenceSlice] = []
+        for chunk in choice.prefills:
+            slices.append(self._prefill_slice(chunk, starts))
+        for request_id in choice.decodes:
+            slices.append(self._slice(self.state.resident[request_id], 1))
+        assert slices, choice
+        assert len(slices) <= self.limits.max_num_seqs, len(slices)
+        plan = BatchPlan(
+            batch_id=self._next_batch_id,
+            phase=choice.phase,
+            num_prefills=len(choice.prefills),
+            slices=tuple(slices),
+            starts=tuple(starts),
+            released=tuple(self._released),
+            reason=choice.reason,
+        )
+        self._next_batch_id += 1
+        self._released.clear()
+        return plan
+
+    def _prefill_slice(self, chunk: PrefillChunk, starts: list[SequenceStart]) -> SequenceSlice:
+        request = self.state.resident.get(chunk.request_id)
+        if request is None:
+            request = self._admit(chunk.request_id)
+            starts.append(
+                SequenceStart(
+                    request.request_id,
+                    len(request.prompt_token_ids),
+                    request.params,
+                    request.seed,
+                    request.end_token_ids,
+                )
+            )
+        return self._slice(request, chunk.num_tokens)
+
+    def _admit(self, request_id: int) -> Request:
+        request = self.state.waiting.popleft()
+        assert request.request_id == request_id, (request.request_id, request_id)
+        request.prefill_target = request.num_tokens
+        self.state.resident[request_id] = request
+        return request
+
+    def _slice(self, request: Request, num_tokens: int) -> SequenceSlice:
+        assert 0 < num_tokens <= request.num_unscheduled, (num_tokens, request)
+        count = max(0, self.state.blocks_needed(request, num_tokens))
+        block_ids = self.state.pool.hold(request.request_id, count)
+        request.block_ids.extend(block_ids)
+        start = request.num_scheduled
+        request.num_scheduled += num_tokens
+        request.num_in_flight += 1
+        return SequenceSlice(
+            request_id=request.request_id,
+            start=start,
+            token_ids=request.tokens_between(start, start + num_tokens),
+            new_block_ids=block_ids,
+            samples=request.num_scheduled == request.num_tokens,
+        )
+
+    def _preempt(self, request: Request) -> None:
+        assert request.num_in_flight == 0, request
+        self._release(request)
+        request.num_scheduled = 0
+        request.prefill_target = 0
+        request.num_preemptions += 1
+        self.state.num_preemptions += 1
+        self.state.waiting.appendleft(request)
+
+    def _append(self, sample: Sample) -> OutputEvent:
+        request = self.state.resident[sample.request_id]
+        request.output_token_ids.append(sample.token_id)
+        reason = self._finish_reason(request)
+        if reason is not None:
+            self._finish(request, reason)
+        return OutputEvent(sample.request_id, sample, reason)
+
+    def _finish_reason(self, request: Request) -> FinishReason | None:
+        num_output = len(request.output_token_ids)
+        may_stop = num_output >= request.params.min_tokens
+        # Asked for every token, also before min_tokens: it follows the text as it grows.
+        text_ended = (
+            bool(request.params.stop)
+            and self.stop_condition is not None
+            and self.stop_condition.finished(request)
+        )
+        if may_stop and (text_ended or request.output_token_ids[-1] in request.end_token_ids):
+            return FinishReason.STOP
+        if num_output >= request.max_tokens:
+            return FinishReason.LENGTH
+        return None
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        request.finish_reason = reason
+        if request.request_id in self.state.resident:
+            self._release(request)
+        self.state.num_finished += 1
+
+    def _release(self, request: Request) -> None:
+        del self.state.resident[request.request_id]
+        self.state.pool.give_back(request.request_id, request.block_ids)
+        request.block_ids.clear()
+        self._released.append(request.request_id)
+
+
+def check_request(num_prompt: int, params: SamplingParams, limits: Limits) -> int:
+    """Output tokens that the request may have.
+
+    Raises:
+        RequestRejected: the prompt is empty or leaves no room for an output, or prompt and
+            max_tokens together exceed max_model_len or the KV cache.
+    """
+    longest = min(limits.max_model_len, limits.kv_tokens)
+    if num_prompt == 0:
+        raise RequestRejected("prompt", "", "give at least one token")
+    if num_prompt >= longest:
+        fix = f"use at most {longest - 1} tokens, or raise max_model_len or the KV memory"
+        raise RequestRejected("prompt", f"{num_prompt} tokens", fix)
+    room = longest - num_prompt
+    if params.max_tokens is None:
+        return room
+    if params.max_tokens > room:
+        fix = (
+            f"use at most {room} after a prompt of {num_prompt} tokens (the limit for both is "
+            f"{longest}: max_model_len {limits.max_model_len}, KV cache {limits.kv_tokens})"
+        )
+        raise RequestRejected("max_tokens", params.max_tokens, fix)
+    return params.max_tokens
+

@@ -1,0 +1,1 @@
+"""Nouns of the engine: requests, plans, blocks, limits, errors. Standard library only."""

@@ -1,0 +1,74 @@
+"""A request's life: waiting, resident (has blocks), finished. Written by the control plane only."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tdpipe.core.sampling_params import SamplingParams
+
+
+class FinishReason(StrEnum):
+    """Why a request ended, in OpenAI's words where there is one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(slots=True)
+class Request:
+    """One sequence to complete.
+
+    `num_scheduled` counts the tokens (prompt, then output) sent to the stages since the request
+    last got blocks; a preemption sets it back to 0 and keeps the output. `prefill_target` is how
+    many tokens its present prefill covers. `max_tokens` is already cut to what max_model_len
+    leaves. `end_token_ids` are the tokens that end it.
+    """
+
+    request_id: int
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    max_tokens: int
+    seed: int
+    end_token_ids: tuple[int, ...] = ()
+    arrival_s: float = 0.0
+    predicted_tokens: int = 1
+    output_token_ids: list[int] = field(default_factory=list)
+    block_ids: list[int] = field(default_factory=list)
+    num_scheduled: int = 0
+    prefill_target: int = 0
+    num_in_flight: int = 0
+    num_preemptions: int = 0
+    aborted: bool = False
+    finish_reason: FinishReason | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Context so far: prompt and generated tokens."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_unscheduled(self) -> int:
+        """Known tokens that no batch has covered yet."""
+        return self.num_tokens - self.num_scheduled
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Resident, with a part of its prefill still to be sent (chunked prefill)."""
+        return self.num_scheduled < self.prefill_target
+
+    @property
+    def is_decodable(self) -> bool:
+        """Its last token has come back and the next one may be computed."""
+        return not self.is_prefilling and self.num_in_flight == 0
+
+    @property
+    def predicted_remaining(self) -> int:
+        """Output tokens still expected (paper 3.2: max(0, predicted - generated))."""
+        return max(0, self.predicted_tokens - len(self.output_token_ids))
+
+    def tokens_between(self, start: int, stop: int) -> tuple[int, ...]:
+        """Token ids at positions start .. stop - 1 of prompt followed by output."""
+        num_prompt = len(self.prompt_token_ids)
+        prompt = self.prompt_token_ids[start : min(stop, num_prompt)]
+        output = self.output_token_ids[max(0, start - num_prompt) : max(0, stop - num_prompt)]
+        return tuple(prompt) + tuple(output)

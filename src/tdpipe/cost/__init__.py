@@ -1,0 +1,1 @@
+"""Numbers a policy may ask for: stage times and memory sizes."""

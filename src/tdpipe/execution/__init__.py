@@ -1,0 +1,1 @@
+"""The execution plane: stage processes and the torch code they run."""

@@ -1,0 +1,20 @@
+"""How much memory a device has left for the KV cache."""
+
+import psutil
+import torch
+
+# Left free on a CUDA device for activations and the libraries' work space.
+CUDA_WORK_SPACE_BYTES = 1 << 30
+
+
+def free_kv_bytes(device: torch.device, memory_utilization: float, num_stages: int) -> int:
+    """Bytes that the KV cache of one stage may take, with the weights already loaded.
+
+    A CUDA device gives memory_utilization of its total, less what is in use. On CPU the stages
+    share the machine: each may take an equal part of half of what is available.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        kept = round((1.0 - memory_utilization) * total)
+        return max(0, int(free) - kept - CUDA_WORK_SPACE_BYTES)
+    return int(psutil.virtual_memory().available) // (2 * num_stages)

@@ -1,0 +1,169 @@
+"""What a stage does between start and stop: load, allocate, then batch after batch.
+
+    plan from engine -> apply deltas -> hidden states in -> layers -> hidden states out
+                                                            last stage: project, sample, report
+"""
+
+import time
+from collections import deque
+from pathlib import Path
+
+import torch
+import zmq
+
+from tdpipe.core.batch_plan import BatchPlan, Sample
+from tdpipe.core.block_pool import blocks_for
+from tdpipe.execution.attention.torch_attention import TorchAttention
+from tdpipe.execution.batch_tensors import BatchTensors, build_batch
+from tdpipe.execution.device_memory import free_kv_bytes
+from tdpipe.execution.kv_cache import KVCache
+from tdpipe.execution.models.decoder import StageModel
+from tdpipe.execution.models.model_source import load_config
+from tdpipe.execution.sampler import Sampler
+from tdpipe.execution.sequence_table import SequenceTable
+from tdpipe.execution.transport import StageLinks, join_group
+from tdpipe.execution.wire import (
+    Allocate,
+    Done,
+    Loaded,
+    Ready,
+    Reset,
+    Run,
+    StageSpec,
+    Stop,
+    decode_to_stage,
+    encode,
+)
+
+
+class StageSession:
+    """One stage's model, cache, links and queue of plans."""
+
+    def __init__(
+        self, spec: StageSpec, from_engine: "zmq.Socket[bytes]", to_engine: "zmq.Socket[bytes]"
+    ) -> None:
+        self.spec = spec
+        self.device = torch.device(spec.device)
+        self.dtype = getattr(torch, spec.dtype)
+        self._from_engine = from_engine
+        self._to_engine = to_engine
+        self._queue: deque[Run | Reset] = deque()
+        self._stopping = False
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, len(spec.cores)))
+        else:
+            torch.cuda.set_device(self.device)
+
+    def run(self) -> None:
+        """Load, then serve until told to stop."""
+        with torch.inference_mode():
+            self._load()
+            while self._take_messages():
+                message = self._queue.popleft()
+                if isinstance(message, Run):
+                    self._run_batch(message.plan)
+                else:
+                    self._reset()
+        self.links.drain()
+
+    # ---- start
+
+    def _load(self) -> None:
+        spec = self.spec
+        started_s = time.monotonic()
+        folder = Path(spec.model_folder)
+        config = load_config(folder)
+        self.model = StageModel(
+            config,
+            spec.first_layer,
+            spec.end_layer,
+            is_first=spec.stage == 0,
+            is_last=spec.stage == spec.num_stages - 1,
+            dtype=self.dtype,
+            device=self.device,
+            max_model_len=spec.max_model_len,
+        )
+        self.model.load(folder)
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        self.links = StageLinks(
+            spec.stage, spec.num_stages, config.hidden_size, self.dtype, self.device
+        )
+        self.sampler = Sampler(config.vocab_size, self.device)
+        self.attention = TorchAttention()
+        self.table = SequenceTable(blocks_for(spec.max_model_len, spec.block_size))
+        self.config = config
+        free = free_kv_bytes(self.device, spec.memory_utilization, spec.num_stages)
+        loaded = Loaded(spec.stage, weights, free, time.monotonic() - started_s)
+        self._to_engine.send(encode(loaded))
+
+    def _allocate(self, num_blocks: int) -> None:
+        spec, config = self.spec, self.config
+        self.kv_cache = KVCache(
+            spec.end_layer - spec.first_layer,
+            num_blocks,
+            spec.block_size,
+            config.num_kv_heads,
+            config.head_dim,
+            self.dtype,
+            self.device,
+        )
+        join_group(spec.stage, spec.num_stages, spec.rendezvous, self.device)
+        self._to_engine.send(encode(Ready(spec.stage)))
+
+    # ---- messages
+
+    def _take_messages(self) -> bool:
+        """Move what has arrived to the queue, waiting only if it is empty; False to stop.
+
+        Receives are posted for every queued batch, so that its hidden states travel while an
+        earlier one is computed.
+        """
+        while not self._stopping and (not self._queue or self._from_engine.poll(0)):
+            message = decode_to_stage(self._from_engine.recv())
+            if isinstance(message, Allocate):
+                self._allocate(message.num_blocks)
+            elif isinstance(message, Stop):
+                self._stopping = True
+            else:
+                self._queue.append(message)
+                if isinstance(message, Run):
+                    self.links.post_receive(message.plan.batch_id, message.plan.num_tokens)
+        return not self._stopping
+
+    def _reset(self) -> None:
+        self.table.clear()
+        self.sampler = Sampler(self.config.vocab_size, self.device)
+
+    # ---- a batch
+
+    def _run_batch(self, plan: BatchPlan) -> None:
+        start_s = time.monotonic()
+        self.table.apply(plan)
+        batch = build_batch(plan, self.table, self.spec.block_size, self.device)
+        given = batch.token_ids
+        if not self.links.is_first:
+            given = self.links.receive(plan.batch_id)
+            start_s = time.monotonic()  # the wait was not work
+        hidden = self.model(given, batch.positions, self.kv_cache, self.attention, batch.attention)
+        samples: tuple[Sample, ...] = ()
+        if self.links.is_last:
+            samples = self._sample(plan, batch, hidden)
+        else:
+            self.links.send(plan.batch_id, hidden)
+        done = Done(self.spec.stage, plan.batch_id, start_s, time.monotonic(), samples)
+        self._to_engine.send(encode(done))
+
+    def _sample(
+        self, plan: BatchPlan, batch: BatchTensors, hidden: torch.Tensor
+    ) -> tuple[Sample, ...]:
+        for request_id in plan.released:
+            self.sampler.release(request_id)
+        for start in plan.starts:
+            self.sampler.start(start)
+        for piece in plan.slices:
+            self.sampler.see(piece.request_id, piece.token_ids, piece.start)
+        sampled = [piece.request_id for piece in plan.slices if piece.samples]
+        if not sampled:
+            return ()
+        logits = self.model.project(hidden[batch.sampled_rows])  # [sampled, vocab]
+        return tuple(self.sampler.sample(sampled, logits))

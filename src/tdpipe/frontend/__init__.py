@@ -1,0 +1,1 @@
+"""Between users and the engine: jobs to token ids, events to finished outputs."""

@@ -1,0 +1,175 @@
+"""One run of jobs over a pipeline: intake, engine loop, outputs, figures."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from tdpipe.control.control_plane import ControlPlane, OutputEvent
+from tdpipe.control.engine_loop import drive
+from tdpipe.core.limits import Limits
+from tdpipe.execution.models.model_source import ModelSource
+from tdpipe.execution.pipeline_executor import PipelineExecutor
+from tdpipe.frontend.job_intake import JobIntake
+from tdpipe.frontend.output_collector import OutputCollector
+from tdpipe.outputs import Job, JobResult, Progress, StreamUpdate
+from tdpipe.policies.policy import Policy
+from tdpipe.prediction.length_predictor import LengthPredictor
+from tdpipe.reporting.run_summary import RunSummary, RunTotals, summarize
+from tdpipe.text.detokenizer import IncrementalDetokenizer
+from tdpipe.text.stop_strings import StopStringChecker
+from tdpipe.text.tokenizer import Tokenizer
+from tdpipe.tracing.run_trace import RunTrace
+
+PROGRESS_INTERVAL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RunParts:
+    """What a run is made of; `limits` waits for the stages."""
+
+    executor: PipelineExecutor
+    limits: Callable[[], Limits]
+    scheduler: str
+    policy: Policy
+    predictor: LengthPredictor
+    tokenizer: Callable[[], Tokenizer]
+    source: ModelSource
+    partition: tuple[int, ...]
+    seed: int
+    settings: dict[str, object]
+
+
+class JobRun:
+    """A run; iterate `results` or `stream` once, then `settle`."""
+
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        parts: RunParts,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.trace: RunTrace | None = None
+        self._parts = parts
+        self._on_progress = on_progress
+        self._num_failed = 0
+        self._wall_s = 0.0
+        self._reported_s = 0.0
+        self._control: ControlPlane | None = None
+        self._collector: OutputCollector | None = None
+        self._intake = JobIntake(
+            jobs,
+            parts.tokenizer,
+            parts.source.config.vocab_size,
+            parts.source.end_token_ids,
+            parts.seed,
+        )
+
+    def results(self) -> Iterator[JobResult]:
+        """Outputs and errors, each as soon as it is known."""
+        for events in self._rounds():
+            yield from self._rejected()
+            for event in events:
+                done = self._collect(event)
+                if done is not None:
+                    yield done
+            self._report_progress()
+        yield from self._rejected()
+        if self._intake.failure is not None:
+            raise self._intake.failure
+
+    def stream(self) -> Iterator[StreamUpdate]:
+        """Text of the single job as it comes. Raises the job's own error."""
+        text = IncrementalDetokenizer(self._parts.tokenizer())
+        shown = 0
+        for events in self._rounds():
+            for event in events:
+                delta = text.append([event.sample.token_id]) if event.sample else ""
+                done = self._collect(event)
+                if done is None:
+                    shown += len(delta)
+                    yield StreamUpdate(delta, finished=False)
+                    continue
+                assert done.output is not None
+                # The final text is cut at a stop string or without the ending token.
+                yield StreamUpdate(done.output.outputs[0].text[shown:], True, done.output)
+        for result in self._rejected():
+            assert result.error is not None
+            raise result.error
+
+    def settle(self) -> None:
+        """End the run: no more jobs are read, batches still in flight are waited for."""
+        self._intake.cancel()
+        self._parts.executor.settle()
+
+    def stop_reading(self) -> None:
+        """End the run of an executor that is gone."""
+        self._intake.cancel()
+
+    def summary(self) -> RunSummary:
+        """Figures of the run so far."""
+        assert self._control is not None and self._collector is not None
+        assert self.trace is not None
+        self.trace.spans = self._parts.executor.spans
+        totals = RunTotals(
+            scheduler=self._parts.scheduler,
+            partition=self._parts.partition,
+            num_requests=self._collector.num_finished,
+            num_failed=self._num_failed,
+            prompt_tokens=self._collector.num_prompt_tokens,
+            output_tokens=self._collector.num_output_tokens,
+            num_preemptions=self._control.state.num_preemptions,
+            peak_kv_blocks=self._control.state.pool.peak_used,
+            wall_s=self._wall_s,
+        )
+        return summarize(self.trace, totals)
+
+    # ---- details
+
+    def _rounds(self) -> Iterator[list[OutputEvent]]:
+        """Drive the pipeline; one list of events per round of results."""
+        parts = self._parts
+        limits = parts.limits()
+        checker = StopStringChecker(parts.tokenizer())
+        self._control = ControlPlane(limits, parts.policy, parts.predictor, checker)
+        self._collector = OutputCollector(
+            self._intake.accepted, parts.tokenizer(), checker, parts.source.end_token_ids
+        )
+        self.trace = RunTrace(limits.num_stages, limits.num_blocks, settings=dict(parts.settings))
+        parts.executor.begin_run()
+        self._intake.open(limits)
+        started_s = parts.executor.now_s()
+        for events in drive(self._control, parts.executor, self._intake.arrivals, self.trace):
+            self._wall_s = parts.executor.now_s() - started_s
+            yield events
+        self._control.check()
+
+    def _collect(self, event: OutputEvent) -> JobResult | None:
+        assert self._collector is not None
+        done = self._collector.take(event)
+        if done is None:
+            return None
+        accepted, output = done
+        return JobResult(accepted.job.key, output, None)
+
+    def _rejected(self) -> Iterator[JobResult]:
+        while self._intake.rejected:
+            rejected = self._intake.rejected.popleft()
+            self._num_failed += 1
+            yield JobResult(rejected.job.key, None, rejected.error)
+
+    def _report_progress(self) -> None:
+        if self._on_progress is None or self._wall_s - self._reported_s < PROGRESS_INTERVAL_S:
+            return
+        self._reported_s = self._wall_s
+        assert self._collector is not None and self.trace is not None and self._control is not None
+        pool = self._control.state.pool
+        self._on_progress(
+            Progress(
+                num_finished=self._collector.num_finished + self._num_failed,
+                num_requests=self._intake.num_jobs,
+                num_prompt_tokens=self._collector.num_prompt_tokens,
+                num_output_tokens=self._collector.num_output_tokens,
+                phase=str(self.trace.batches[-1].phase) if self.trace.batches else "",
+                kv_used_share=pool.num_used / pool.num_blocks,
+                elapsed_s=self._wall_s,
+            )
+        )

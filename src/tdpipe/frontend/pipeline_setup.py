@@ -1,0 +1,134 @@
+"""From settings to a starting pipeline: device, dtype, partition, stages, then memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tdpipe.config.engine_config import EngineConfig
+from tdpipe.core.errors import ConfigError
+from tdpipe.core.limits import Limits
+from tdpipe.core.model_shape import ModelShape
+from tdpipe.cost.linear_cost import CPU_CORE, CUDA_CARD, LinearCost
+from tdpipe.cost.memory_plan import block_bytes, fitting_model_len, num_kv_blocks
+from tdpipe.cost.partition import balanced_partition, checked_partition
+from tdpipe.execution.models.model_source import ModelSource
+from tdpipe.execution.pipeline_executor import PipelineExecutor, PipelineSpec, assign_cores
+
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# On CPU a cache beyond this is never the limit of the embedded models; memory is the user's.
+CPU_KV_BYTES_LIMIT = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSetup:
+    """Settings with every "auto" resolved."""
+
+    config: EngineConfig
+    shape: ModelShape
+    device: str
+    dtype: str
+    layers: tuple[int, ...]
+    cost: LinearCost
+    model_limit: int
+
+    def executor(self, folder: Path) -> PipelineExecutor:
+        """Start the stage processes; returns before they are up."""
+        num_stages, config = len(self.layers), self.config
+        on_cpu = self.device == "cpu"
+        return PipelineExecutor(
+            PipelineSpec(
+                model_folder=folder,
+                layers=self.layers,
+                dtype=self.dtype,
+                devices=tuple("cpu" if on_cpu else f"cuda:{i}" for i in range(num_stages)),
+                cores=assign_cores(num_stages, config.threads_per_stage)
+                if on_cpu
+                else ((),) * num_stages,
+                block_size=config.block_size,
+                max_model_len=config.max_model_len or self.model_limit,
+                memory_utilization=config.gpu_memory_utilization,
+            )
+        )
+
+    def allocate(self, executor: PipelineExecutor) -> Limits:
+        """Wait for the weights, size the KV cache, have it made.
+
+        Raises:
+            CapacityError: the cache would not hold one request.
+            StageFailed: a stage could not start.
+        """
+        config = self.config
+        free = [report.free_bytes for report in executor.loaded()]
+        if self.device == "cpu":
+            free = [min(bytes_, CPU_KV_BYTES_LIMIT) for bytes_ in free]
+        wanted = config.kv_bytes()
+        kv_bytes = free if wanted is None else [wanted] * len(free)
+        value_bytes = VALUE_BYTES[self.dtype]
+        num_blocks = num_kv_blocks(self.shape, self.layers, kv_bytes, config.block_size, value_bytes)
+        model_len = fitting_model_len(
+            num_blocks, config.block_size, config.max_model_len, self.model_limit
+        )
+        executor.allocate(num_blocks)
+        return Limits(
+            num_stages=len(self.layers),
+            block_size=config.block_size,
+            num_blocks=num_blocks,
+            max_model_len=model_len,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+        )
+
+    def check_kv_memory(self) -> None:
+        """Refuse a KV memory that the user gave and that cannot hold one request, before start.
+
+        Raises:
+            CapacityError: as `allocate` would, only earlier.
+        """
+        wanted = self.config.kv_bytes()
+        if wanted is not None:
+            size, value_bytes = self.config.block_size, VALUE_BYTES[self.dtype]
+            largest = max(self.layers)
+            blocks = wanted // block_bytes(self.shape, largest, size, value_bytes)
+            fitting_model_len(blocks, size, self.config.max_model_len, self.model_limit)
+
+
+def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
+    """Resolve device, dtype and partition for a model.
+
+    Raises:
+        ConfigError: a setting does not go with the model or the machine.
+        CapacityError: kv_cache_memory is too small for one request.
+    """
+    shape = source.config.shape()
+    model_limit = source.config.max_position_embeddings
+    if config.max_model_len is not None and config.max_model_len > model_limit:
+        fix = f"use at most {model_limit}, the model's limit"
+        raise ConfigError("max_model_len", config.max_model_len, fix)
+    num_stages = config.pipeline_parallel_size
+    device = _device(config.device, num_stages)
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else source.config.dtype or "bfloat16"
+    rates, value_bytes = (CPU_CORE if device == "cpu" else CUDA_CARD), VALUE_BYTES[dtype]
+    balanced = balanced_partition(shape, num_stages, rates, value_bytes)
+    given = config.layers()
+    layers = checked_partition(given, shape.num_layers, num_stages) if given else balanced
+    cost = LinearCost(shape, layers, rates, value_bytes)
+    setup = PipelineSetup(config, shape, device, dtype, layers, cost, model_limit)
+    setup.check_kv_memory()
+    return setup
+
+
+def _device(wanted: str, num_stages: int) -> str:
+    """cpu or cuda. torch is imported only where a card may be: it takes seconds."""
+    has_driver = any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
+    if wanted == "cpu" or (wanted == "auto" and not has_driver):
+        return "cpu"
+    import torch
+
+    num_cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if num_cards >= num_stages:
+        return "cuda"
+    if wanted == "cuda":
+        fix = f"there are {num_cards} CUDA devices for {num_stages} stages; use fewer, or cpu"
+        raise ConfigError("device", wanted, fix)
+    return "cpu"

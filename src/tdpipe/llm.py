@@ -1,0 +1,234 @@
+"""The offline front end: prompts in, finished text out."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from tdpipe.config.engine_config import EngineConfig
+from tdpipe.core.errors import ConfigError, RequestRejected, StageFailed
+from tdpipe.core.limits import Limits
+from tdpipe.core.sampling_params import SamplingParams
+from tdpipe.execution.models.model_source import resolve_model
+from tdpipe.frontend.job_run import JobRun, RunParts
+from tdpipe.frontend.pipeline_setup import resolve_setup
+from tdpipe.outputs import Job, JobResult, Progress, RequestOutput, StreamUpdate
+from tdpipe.policies.scheduler_registry import make_scheduler
+from tdpipe.reporting.run_summary import RunSummary
+from tdpipe.text.tokenizer import Tokenizer
+from tdpipe.tracing.chrome_trace import write_chrome_trace
+
+Result = TypeVar("Result")
+Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
+Messages = list[dict[str, object]]
+Params = SamplingParams | Sequence[SamplingParams] | None
+
+
+class LLM:
+    """A model on a pipeline of stage processes.
+
+    The stages start in the background; the first run waits for them. Use it as a context manager
+    or call `close`: either ends all processes.
+
+    Args:
+        model: see EngineConfig, as for all settings in `settings`.
+        timeline: file for a Chrome trace of the latest run.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        CapacityError: the KV memory is too small for one request.
+        StageFailed: (from any run) a stage raised or died; the LLM is closed then.
+    """
+
+    def __init__(self, model: str, *, timeline: str | Path | None = None, **settings: Any) -> None:
+        self._closed = True
+        self.config = make_config(model, settings)
+        self._timeline = Path(timeline) if timeline is not None else None
+        self._source = resolve_model(model)
+        self._setup = resolve_setup(self.config, self._source)
+        self._tokenizer: Tokenizer | None = None
+        self._limits: Limits | None = None
+        self._last_run: JobRun | None = None
+        self._executor = self._setup.executor(self._source.folder)
+        self._closed = False
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, loaded on first use."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self._source.folder)
+        return self._tokenizer
+
+    @property
+    def partition(self) -> tuple[int, ...]:
+        """Layers per stage."""
+        return self._setup.layers
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the stages."""
+        return self._executor.pids
+
+    # ---- runs
+
+    def generate(self, prompts: Prompts, params: Params = None) -> list[RequestOutput]:
+        """Complete prompts (texts or token ids); outputs in input order.
+
+        Raises:
+            RequestRejected: a prompt or its params cannot be served; nothing is run then.
+        """
+        return self._collect(_prompt_jobs(prompts, params))
+
+    def chat(self, messages: Messages | list[Messages], params: Params = None) -> list[RequestOutput]:
+        """Answer one conversation or several, with the model's chat template."""
+        if not messages:
+            raise RequestRejected("messages", messages, "give at least one message")
+        many = messages if isinstance(messages[0], list) else [messages]
+        chosen = _params_for(len(many), params)
+        jobs = [Job(i, None, talk, one) for i, (talk, one) in enumerate(zip(many, chosen, strict=True))]  # type: ignore[arg-type]
+        return self._collect(jobs)
+
+    def generate_iter(self, prompts: Prompts, params: Params = None) -> Iterator[RequestOutput]:
+        """Like generate, but yields each output as it finishes; `index` is its input position."""
+        for result in self.submit_iter(_prompt_jobs(prompts, params)):
+            yield _output_of(result)
+
+    def stream(
+        self, prompt: str | Messages | Sequence[int], params: SamplingParams | None = None
+    ) -> Iterator[StreamUpdate]:
+        """Complete one prompt (or conversation) and yield its text as it comes."""
+        is_chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], dict)
+        chosen = params or SamplingParams()
+        if chosen.n != 1:
+            raise RequestRejected("n", chosen.n, "stream one completion at a time")
+        job = Job(0, None if is_chat else prompt, prompt if is_chat else None, chosen)  # type: ignore[arg-type]
+        run = self._begin([job], None)
+        yield from self._guarded(run, run.stream())
+
+    def submit_iter(
+        self, jobs: Iterable[Job], on_progress: Callable[[Progress], None] | None = None
+    ) -> Iterator[JobResult]:
+        """Run jobs, read lazily on a thread; yields each job's output or error as it ends."""
+        run = self._begin(jobs, on_progress)
+        yield from self._guarded(run, run.results())
+
+    def summary(self) -> RunSummary:
+        """Figures of the latest run."""
+        assert self._last_run is not None, "no run yet"
+        return self._last_run.summary()
+
+    # ---- life cycle
+
+    def wait_until_ready(self) -> Limits:
+        """Wait until every stage can run batches; returns the limits they imply."""
+        if self._closed:
+            raise StageFailed(0, "the engine is closed; make a new LLM")
+        if self._limits is None:
+            try:
+                self._limits = self._setup.allocate(self._executor)
+            except BaseException:
+                self.close()
+                raise
+        return self._limits
+
+    def close(self) -> None:
+        """End all stage processes; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    # ---- details
+
+    def _begin(
+        self, jobs: Iterable[Job], on_progress: Callable[[Progress], None] | None
+    ) -> JobRun:
+        if self._closed:
+            raise StageFailed(0, "the engine is closed; make a new LLM")
+        parts = RunParts(
+            executor=self._executor,
+            limits=self.wait_until_ready,
+            scheduler=self.config.scheduler,
+            policy=make_scheduler(self.config.scheduler, self._setup.cost),
+            predictor=self.config.predictor(),
+            tokenizer=lambda: self.tokenizer,
+            source=self._source,
+            partition=self.partition,
+            seed=self.config.seed,
+            settings=self.config.recorded(),
+        )
+        return JobRun(jobs, parts, on_progress)
+
+    def _guarded(self, run: JobRun, results: Iterator[Result]) -> Iterator[Result]:
+        """The results; the run is ended whether they are all taken, abandoned, or fail."""
+        try:
+            yield from results
+        except (StageFailed, KeyboardInterrupt):
+            self.close()  # what is in flight will not be waited for
+            raise
+        finally:
+            self._finish(run)
+
+    def _finish(self, run: JobRun) -> None:
+        self._last_run = run
+        if self._closed:
+            run.stop_reading()
+        else:
+            run.settle()
+        if self._timeline is not None and run.trace is not None:
+            write_chrome_trace(run.trace, self._timeline)
+
+    def _collect(self, jobs: list[Job]) -> list[RequestOutput]:
+        outputs = [_output_of(result) for result in self.submit_iter(jobs)]
+        return sorted(outputs, key=lambda output: output.index)
+
+
+def make_config(model: str, settings: dict[str, Any]) -> EngineConfig:
+    """Settings as an EngineConfig. Raises ConfigError for unknown names too."""
+    known = EngineConfig.__dataclass_fields__
+    for name in settings:
+        if name not in known:
+            raise ConfigError(name, settings[name], f"unknown setting; use {', '.join(known)}")
+    return EngineConfig(model, **settings)
+
+
+def _output_of(result: JobResult) -> RequestOutput:
+    if result.error is not None:
+        raise result.error
+    assert result.output is not None
+    return result.output
+
+
+def _prompt_jobs(prompts: Prompts, params: Params) -> list[Job]:
+    if isinstance(prompts, str):
+        many: Sequence[Any] = [prompts]
+    elif len(prompts) > 0 and isinstance(prompts[0], int):
+        many = [prompts]
+    else:
+        many = prompts
+    if len(many) == 0:
+        raise RequestRejected("prompts", prompts, "give at least one prompt")
+    chosen = _params_for(len(many), params)
+    return [Job(i, prompt, None, one) for i, (prompt, one) in enumerate(zip(many, chosen, strict=True))]
+
+
+def _params_for(count: int, params: Params) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        fix = f"give one SamplingParams for all, or one for each of the {count} prompts"
+        raise RequestRejected("params", f"{len(params)} SamplingParams", fix)
+    return list(params)

@@ -1,0 +1,1 @@
+"""Schedulers: pure, deterministic choices over EngineState."""

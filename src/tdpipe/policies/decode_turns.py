@@ -1,0 +1,23 @@
+"""Decode batches for schedulers without lanes: P equal shares, taken oldest first.
+
+A share is sized by all residents that decode, not by those at hand, so that batches which drifted
+apart become equal again; and no more than P decode batches travel at once, else the surplus ones
+would be fragments.
+"""
+
+from tdpipe.core.batch_plan import Phase
+from tdpipe.core.engine_state import EngineState
+from tdpipe.core.request import Request
+
+
+def next_decode_share(state: EngineState) -> list[Request]:
+    """The oldest decodable requests, at most one P-th of all that decode, rounded up."""
+    decoding = [request for request in state.resident.values() if not request.is_prefilling]
+    share = -(-len(decoding) // state.limits.num_stages)
+    at_hand = [request for request in decoding if request.is_decodable]
+    return at_hand[: min(share, state.limits.max_num_seqs)]
+
+
+def decode_batches_in_flight(state: EngineState) -> int:
+    """Batches on their way that advance at least one decoding request."""
+    return sum(plan.phase is not Phase.PREFILL for plan in state.in_flight.values())

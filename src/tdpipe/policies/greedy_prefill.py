@@ -1,0 +1,73 @@
+"""Greedy prefill: admit every prompt whose predicted memory fits at all future points.
+
+Paper 3.2. Not "as much as fits now" but "as much as will ever fit": requests end at different
+times and free memory before others grow. Batches are closed at the token count that saturates the
+device, so that prefill batches are many, small and equal.
+"""
+
+from dataclasses import dataclass
+
+from tdpipe.core.engine_state import EngineState
+from tdpipe.core.request import Request
+from tdpipe.policies.admission import waiting_that_may_enter, whole_prefill_blocks
+from tdpipe.policies.kv_forecast import KVForecast
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyPrefill:
+    """Parameters of the paper's reference.
+
+    Attributes:
+        threshold: share of all blocks that the forecast may reach.
+        saturation_tokens: tokens that close a prefill batch.
+    """
+
+    threshold: float = 0.9
+    saturation_tokens: int = 192
+
+    def next_batch(self, state: EngineState, forecast: KVForecast) -> list[Request]:
+        """The next waiting requests to prefill together; empty when the phase should end.
+
+        Adds the chosen requests to the forecast.
+        """
+        chosen: list[Request] = []
+        free = state.pool.num_free
+        num_tokens = 0
+        for request in waiting_that_may_enter(state):
+            alone = not state.resident and not chosen
+            if not self._fits(state, forecast, request, free, alone):
+                break
+            chosen.append(request)
+            forecast.add(request)
+            free -= whole_prefill_blocks(state, request)
+            num_tokens += request.num_tokens
+            if num_tokens >= self.saturation_tokens or len(chosen) == state.limits.max_num_seqs:
+                break
+        return chosen
+
+    def would_admit(self, state: EngineState) -> list[list[Request]]:
+        """The prefill batches that a phase beginning now would run, if memory stayed as it is."""
+        forecast = KVForecast(state.limits.block_size, state.resident.values())
+        free = state.pool.num_free
+        batches: list[list[Request]] = []
+        open_tokens = self.saturation_tokens
+        for request in waiting_that_may_enter(state):
+            alone = not state.resident and not batches
+            if not self._fits(state, forecast, request, free, alone):
+                break
+            forecast.add(request)
+            free -= whole_prefill_blocks(state, request)
+            if open_tokens >= self.saturation_tokens:
+                batches.append([])
+                open_tokens = 0
+            batches[-1].append(request)
+            open_tokens += request.num_tokens
+        return batches
+
+    def _fits(
+        self, state: EngineState, forecast: KVForecast, request: Request, free: int, alone: bool
+    ) -> bool:
+        if whole_prefill_blocks(state, request) > free:
+            return False
+        # With nothing resident the forecast must not lock out a request that fits the cache.
+        return alone or forecast.peak_with(request) < self.threshold * state.limits.num_blocks

@@ -1,0 +1,43 @@
+"""PP+SB, the rival with separate batching: prefill first, a batch is all prefill or all decode.
+
+Waiting prompts are prefilled whenever their blocks are free, which interleaves long prefill
+batches with short decode batches and so leaves bubbles (paper 2.3).
+"""
+
+from tdpipe.core.engine_state import EngineState
+from tdpipe.policies.admission import WATERMARK, waiting_that_may_enter, whole_prefill_blocks
+from tdpipe.policies.decode_turns import decode_batches_in_flight, next_decode_share
+from tdpipe.policies.policy import Choice, PrefillChunk
+from tdpipe.policies.preemption import make_room
+
+
+class SeparateBatching:
+    """Prefill while prompts fit, else decode one P-th of the running requests."""
+
+    def __repr__(self) -> str:
+        return "SeparateBatching()"
+
+    def plan(self, state: EngineState, now_s: float) -> Choice | None:
+        prefills = self._prefills(state)
+        if prefills:
+            return Choice(prefills=prefills)
+        if decode_batches_in_flight(state) >= state.limits.num_stages:
+            return None
+        decodes, victims = make_room(state, next_decode_share(state))
+        return Choice(decodes=decodes, preempted=victims) if decodes else None
+
+    def _prefills(self, state: EngineState) -> tuple[PrefillChunk, ...]:
+        """Whole prompts in order up to max_num_batched_tokens; a longer one goes alone."""
+        limits = state.limits
+        reserve = int(WATERMARK * limits.num_blocks) if state.resident else 0
+        free = state.pool.num_free - reserve
+        chosen: list[PrefillChunk] = []
+        num_tokens = 0
+        for request in waiting_that_may_enter(state):
+            num_tokens += request.num_tokens
+            free -= whole_prefill_blocks(state, request)
+            full = num_tokens > limits.max_num_batched_tokens or len(chosen) == limits.max_num_seqs
+            if free < 0 or (chosen and full):
+                break
+            chosen.append(PrefillChunk(request.request_id, request.num_tokens))
+        return tuple(chosen)

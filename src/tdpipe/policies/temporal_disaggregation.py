@@ -1,0 +1,130 @@
+"""TD-Pipe: the whole pipeline is in one phase at a time (paper 3).
+
+    PREFILL --(nothing waits, or the memory forecast is full)--> DECODE
+    DECODE  --(once a round: spatial < temporal intensity)-----> PREFILL
+
+In between, the live requests travel in P lanes that work stealing keeps equal. The four parts are
+in greedy_prefill and kv_forecast, work_stealing, intensity; this file is the phase machine.
+"""
+
+from tdpipe.core.batch_plan import Phase
+from tdpipe.core.engine_state import EngineState
+from tdpipe.core.lanes import Lanes, deal, keep_only
+from tdpipe.cost.cost_model import BatchLoad, CostModel, prefill_load
+from tdpipe.policies.greedy_prefill import GreedyPrefill
+from tdpipe.policies.intensity import compare
+from tdpipe.policies.kv_forecast import KVForecast
+from tdpipe.policies.policy import Choice, PrefillChunk
+from tdpipe.policies.preemption import make_room
+from tdpipe.policies.work_stealing import steal
+
+
+class TemporalDisaggregation:
+    """The paper's scheduler with its parameters as defaults."""
+
+    def __init__(self, cost: CostModel, greedy: GreedyPrefill | None = None) -> None:
+        self.cost = cost
+        self.greedy = greedy or GreedyPrefill()
+        self.phase = Phase.PREFILL
+        self.lanes = Lanes()
+        self.next_lane = 0
+        self._forecast: KVForecast | None = None
+        self._reason = "start"
+
+    def __repr__(self) -> str:
+        return f"TemporalDisaggregation(phase={self.phase}, {self.lanes}, next={self.next_lane})"
+
+    def plan(self, state: EngineState, now_s: float) -> Choice | None:
+        if self.phase is Phase.DECODE and self._should_prefill(state):
+            self.phase = Phase.PREFILL
+            self._forecast = None
+        if self.phase is Phase.PREFILL:
+            choice = self._plan_prefill(state)
+            if choice is not None or not state.resident:
+                return choice
+            self._begin_decode(state)
+        return self._plan_decode(state)
+
+    # ---- prefill phase
+
+    def _plan_prefill(self, state: EngineState) -> Choice | None:
+        if self._forecast is None:
+            self._forecast = KVForecast(state.limits.block_size, state.resident.values())
+        batch = self.greedy.next_batch(state, self._forecast)
+        if not batch:
+            return None
+        chunks = tuple(PrefillChunk(request.request_id, request.num_tokens) for request in batch)
+        return Choice(prefills=chunks, reason=self._take_reason())
+
+    # ---- decode phase
+
+    def _begin_decode(self, state: EngineState) -> None:
+        forecast = self._forecast.peak_blocks() if self._forecast else 0
+        self._reason = (
+            f"decode: {len(state.waiting)} waiting, forecast peak {forecast} of "
+            f"{state.limits.num_blocks} blocks, {state.pool.num_free} free"
+        )
+        self.phase = Phase.DECODE
+        self.lanes = deal(list(state.resident), state.limits.num_stages)
+        self.next_lane = 0
+
+    def _plan_decode(self, state: EngineState) -> Choice | None:
+        """The next lane in turn; None while it, or every live request, is still on its way."""
+        for _ in range(len(self.lanes.batches)):
+            index = self.next_lane
+            lane = self.lanes.batches[index]
+            if any(not state.resident[i].is_decodable for i in lane if i in state.resident):
+                return None
+            decodes, victims = self._rebalance(state, index)
+            self.next_lane = (index + 1) % len(self.lanes.batches)
+            if decodes:
+                return Choice(decodes=decodes, preempted=victims, reason=self._take_reason())
+        return None
+
+    def _rebalance(
+        self, state: EngineState, index: int
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Drop the lane's finished requests, steal, and make room: (decodes, victims)."""
+        lanes = self.lanes
+        lane = keep_only(lanes.batches[index], state.resident)
+        lanes.withheld = keep_only(lanes.withheld, state.resident)
+        shares = steal(lane, lanes.withheld, [len(batch) for batch in lanes.batches], index)
+        lanes.batches[index] = list(shares.lane)
+        lanes.withheld = list(shares.withheld)
+        return make_room(state, [state.resident[request_id] for request_id in shares.lane])
+
+    # ---- decode -> prefill
+
+    def _should_prefill(self, state: EngineState) -> bool:
+        """Checked at the start of a round, while requests wait (paper 3.5)."""
+        if not state.waiting:
+            return False
+        if not state.resident:
+            self._reason = "prefill: nothing is resident"
+            return True
+        if self.next_lane != 0:
+            return False
+        batches = self.greedy.would_admit(state)
+        if not batches:
+            return False
+        loads = [_batch_load([request.num_tokens for request in batch]) for batch in batches]
+        size = -(-len(state.resident) // state.limits.num_stages)
+        context = sum(request.num_tokens for request in state.resident.values())
+        verdict = compare(self.cost, loads, size, context / len(state.resident))
+        if verdict.says_switch:
+            admitted = sum(map(len, batches))
+            self._reason = f"prefill: {verdict}, {admitted} of {len(state.waiting)} waiting fit"
+        return verdict.says_switch
+
+    def _take_reason(self) -> str:
+        reason, self._reason = self._reason, ""
+        return reason
+
+
+def _batch_load(lengths: list[int]) -> BatchLoad:
+    loads = [prefill_load(0, length) for length in lengths]
+    return BatchLoad(
+        prefill_tokens=sum(load.prefill_tokens for load in loads),
+        prefill_pairs=sum(load.prefill_pairs for load in loads),
+        sampled=len(loads),
+    )

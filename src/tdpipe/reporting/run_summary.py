@@ -1,0 +1,107 @@
+"""The block of figures printed at the end of every run."""
+
+from dataclasses import dataclass
+
+from tdpipe.core.batch_plan import Phase
+from tdpipe.reporting.bubbles import busy_shares, phase_intervals
+from tdpipe.tracing.run_trace import RunTrace
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """Totals of one run; times in seconds, shares between 0 and 1.
+
+    `wall_s` runs from the first batch's submission to the last result; `recomputed_tokens` are
+    prompt and output tokens prefilled again after a preemption.
+    """
+
+    scheduler: str
+    partition: tuple[int, ...]
+    num_requests: int
+    num_failed: int
+    prompt_tokens: int
+    output_tokens: int
+    wall_s: float
+    prefill_s: float
+    decode_s: float
+    mixed_s: float
+    num_batches: int
+    num_switches: int
+    num_preemptions: int
+    recomputed_tokens: int
+    peak_kv_share: float
+    stage_busy_shares: tuple[float, ...]
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        return self.output_tokens / self.wall_s if self.wall_s > 0 else 0.0
+
+    @property
+    def total_tokens_per_s(self) -> float:
+        tokens = self.prompt_tokens + self.output_tokens
+        return tokens / self.wall_s if self.wall_s > 0 else 0.0
+
+    def __str__(self) -> str:
+        layers = ",".join(map(str, self.partition))
+        busy = "  ".join(
+            f"stage {stage}: {share:.1%} busy, {1 - share:.1%} bubbles"
+            for stage, share in enumerate(self.stage_busy_shares)
+        )
+        failed = f", {self.num_failed} failed" if self.num_failed else ""
+        return "\n".join(
+            (
+                f"requests     {self.num_requests} finished{failed}",
+                f"tokens       {self.prompt_tokens} prompt, {self.output_tokens} output",
+                f"time         {self.wall_s:.2f} s (prefill {self.prefill_s:.2f}, decode "
+                f"{self.decode_s:.2f}, mixed {self.mixed_s:.2f})",
+                f"throughput   {self.output_tokens_per_s:.1f} output tokens/s, "
+                f"{self.total_tokens_per_s:.1f} prompt + output tokens/s",
+                f"schedule     {self.scheduler}: {self.num_batches} batches, "
+                f"{self.num_switches} phase switches, {self.num_preemptions} preemptions "
+                f"({self.recomputed_tokens} tokens recomputed)",
+                f"KV cache     {self.peak_kv_share:.1%} at the peak",
+                f"stages       {layers} layers; {busy}",
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunTotals:
+    """What the front end counts itself."""
+
+    scheduler: str
+    partition: tuple[int, ...]
+    num_requests: int
+    num_failed: int
+    prompt_tokens: int
+    output_tokens: int
+    num_preemptions: int
+    peak_kv_blocks: int
+    wall_s: float
+
+
+def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
+    """Combine the front end's counts with what the trace shows."""
+    intervals = phase_intervals(trace)
+    time_s = {phase: 0.0 for phase in Phase}
+    for interval in intervals:
+        time_s[interval.phase] += interval.duration_s
+    prefilled = sum(record.prefill_tokens for record in trace.batches)
+    return RunSummary(
+        scheduler=totals.scheduler,
+        partition=totals.partition,
+        num_requests=totals.num_requests,
+        num_failed=totals.num_failed,
+        prompt_tokens=totals.prompt_tokens,
+        output_tokens=totals.output_tokens,
+        wall_s=totals.wall_s,
+        prefill_s=time_s[Phase.PREFILL],
+        decode_s=time_s[Phase.DECODE],
+        mixed_s=time_s[Phase.MIXED],
+        num_batches=len(trace.batches),
+        num_switches=max(0, len(intervals) - 1),
+        num_preemptions=totals.num_preemptions,
+        recomputed_tokens=max(0, prefilled - totals.prompt_tokens),
+        peak_kv_share=totals.peak_kv_blocks / trace.num_blocks,
+        stage_busy_shares=tuple(busy_shares(trace)),
+    )

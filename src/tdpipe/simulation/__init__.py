@@ -1,0 +1,1 @@
+"""A pipeline on a virtual clock."""

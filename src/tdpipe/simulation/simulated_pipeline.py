@@ -1,0 +1,66 @@
+"""A pipeline on a virtual clock: the second Executor, without tensors or processes.
+
+A FIFO pipeline needs no event queue. A stage starts a batch at max(stage free, batch arrived):
+    start[s] = max(free[s], end[s-1] + transfer),  end[s] = free[s] = start[s] + time[s]
+Tokens are made up (always PLACEHOLDER_TOKEN), so requests must end by max_tokens.
+"""
+
+from collections import deque
+
+from tdpipe.core.batch_plan import BatchPlan, BatchResult, Sample
+from tdpipe.cost.cost_model import CostModel, plan_load
+from tdpipe.tracing.run_trace import StageSpan
+
+PLACEHOLDER_TOKEN = 0
+
+
+class SimulatedPipeline:
+    """Executor over `cost.num_stages` simulated stages.
+
+    Args:
+        cost: times of stages and links, in seconds.
+        engine_overhead_s: added between a batch's submission and its start on the first stage.
+    """
+
+    def __init__(self, cost: CostModel, engine_overhead_s: float = 0.0) -> None:
+        self.cost = cost
+        self.depth = cost.num_stages + 1
+        self.engine_overhead_s = engine_overhead_s
+        self.spans: list[StageSpan] = []
+        self._clock_s = 0.0
+        self._stage_free_s = [0.0] * cost.num_stages
+        self._running: deque[tuple[float, BatchPlan]] = deque()  # (end on the last stage, plan)
+
+    def has_room(self) -> bool:
+        return len(self._running) < self.depth
+
+    def now_s(self) -> float:
+        return self._clock_s
+
+    def submit(self, plan: BatchPlan) -> None:
+        assert self.has_room(), len(self._running)
+        load = plan_load(plan)
+        arrived_s = self._clock_s + self.engine_overhead_s
+        for stage in range(self.cost.num_stages):
+            start_s = max(self._stage_free_s[stage], arrived_s)
+            end_s = start_s + self.cost.stage_time_s(stage, load)
+            self._stage_free_s[stage] = end_s
+            self.spans.append(StageSpan(stage, plan.batch_id, start_s, end_s))
+            arrived_s = end_s + self.cost.transfer_time_s(plan.num_tokens)
+        self._running.append((end_s, plan))
+
+    def wait(self, until_s: float | None) -> list[BatchResult]:
+        """Advance the clock to the next result, or to until_s if that comes first."""
+        if not self._running or (until_s is not None and until_s < self._running[0][0]):
+            assert until_s is not None, "nothing to wait for"
+            self._clock_s = max(self._clock_s, until_s)
+            return []
+        end_s, plan = self._running.popleft()
+        self._clock_s = end_s
+        samples = tuple(
+            Sample(piece.request_id, PLACEHOLDER_TOKEN) for piece in plan.slices if piece.samples
+        )
+        return [BatchResult(plan.batch_id, samples)]
+
+    def close(self) -> None:
+        self._running.clear()

@@ -1,0 +1,64 @@
+"""What a run records of itself: every batch as decided, every span of a stage's work.
+
+Real and simulated runs write the same record, each on its own clock (seconds, any origin).
+"""
+
+from dataclasses import dataclass, field
+
+from tdpipe.core.batch_plan import BatchPlan, Phase
+from tdpipe.core.engine_state import EngineState
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpan:
+    """A stage's work on a batch, from its input being there to its output being handed on."""
+
+    stage: int
+    batch_id: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A batch as decided, with the state of the engine at that moment."""
+
+    batch_id: int
+    phase: Phase
+    prefill_tokens: int
+    num_prefills: int
+    num_decodes: int
+    submitted_s: float
+    kv_used_blocks: int
+    num_waiting: int
+    num_resident: int
+    reason: str
+
+
+@dataclass(slots=True)
+class RunTrace:
+    """One run's batches in order of submission and spans in order of arrival."""
+
+    num_stages: int
+    num_blocks: int
+    batches: list[BatchRecord] = field(default_factory=list)
+    spans: list[StageSpan] = field(default_factory=list)
+    settings: dict[str, object] = field(default_factory=dict)
+
+    def submitted(self, plan: BatchPlan, now_s: float, state: EngineState) -> None:
+        """Record a plan at the moment it is handed to the executor."""
+        prefills = plan.slices[: plan.num_prefills]
+        self.batches.append(
+            BatchRecord(
+                batch_id=plan.batch_id,
+                phase=plan.phase,
+                prefill_tokens=sum(piece.num_tokens for piece in prefills),
+                num_prefills=plan.num_prefills,
+                num_decodes=len(plan.slices) - plan.num_prefills,
+                submitted_s=now_s,
+                kv_used_blocks=state.pool.num_used,
+                num_waiting=len(state.waiting),
+                num_resident=len(state.resident),
+                reason=plan.reason,
+            )
+        )

@@ -1,0 +1,33 @@
+"""Blocks are held once, returned once, and the integrity check notices a slip."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tdpipe.core.block_pool import BlockPool, blocks_for
+
+
+@given(st.integers(0, 500), st.integers(1, 64))
+def test_blocks_for_counts_partial_blocks(num_tokens, block_size):
+    assert blocks_for(num_tokens, block_size) == len({i // block_size for i in range(num_tokens)})
+
+
+def test_hold_and_give_back():
+    pool = BlockPool(4)
+    tables = {1: list(pool.hold(1, 2)), 2: list(pool.hold(2, 1))}
+    assert tables == {1: [0, 1], 2: [2]} and pool.num_free == 1 and pool.peak_used == 3
+    pool.check(tables)
+    pool.give_back(1, tables.pop(1))
+    pool.check(tables)
+    assert pool.hold(3, 3) == (0, 1, 3)
+
+
+def test_slips_are_noticed():
+    pool = BlockPool(4)
+    table = list(pool.hold(1, 2))
+    with pytest.raises(AssertionError):
+        pool.check({1: table[:1]})
+    with pytest.raises(AssertionError):
+        pool.give_back(2, table)
+    with pytest.raises(AssertionError):
+        BlockPool(2).hold(1, 3)

@@ -1,0 +1,66 @@
+"""Busy shares, phases and the summary, from a trace written by hand."""
+
+import json
+
+import pytest
+
+from tdpipe.core.batch_plan import Phase
+from tdpipe.reporting.bubbles import busy_shares, decode_window_busy_shares, phase_intervals
+from tdpipe.reporting.run_summary import RunTotals, summarize
+from tdpipe.tracing.chrome_trace import chrome_trace, write_chrome_trace
+from tdpipe.tracing.run_trace import BatchRecord, RunTrace, StageSpan
+
+
+def record(batch_id, phase, resident=2, reason=""):
+    prefill = 10 if phase is Phase.PREFILL else 0
+    return BatchRecord(batch_id, phase, prefill, 1, 1, 0.5 * batch_id, 3, 0, resident, reason)
+
+
+@pytest.fixture
+def trace():
+    """Prefill for 4 s, then three decode batches; stage 1 works half of the time."""
+    phases = [Phase.PREFILL, Phase.DECODE, Phase.DECODE, Phase.DECODE]
+    batches = [record(i, phase, reason="go" if i == 1 else "") for i, phase in enumerate(phases)]
+    spans = []
+    for i in range(4):
+        spans.append(StageSpan(0, i, 2.0 * i, 2.0 * i + 2))
+        spans.append(StageSpan(1, i, 2.0 * i + 2, 2.0 * i + 3))
+    return RunTrace(2, 10, batches, spans, {"scheduler": "td-pipe"})
+
+
+def test_busy_shares(trace):
+    assert busy_shares(trace) == pytest.approx([8 / 9, 4 / 9])
+    assert busy_shares(trace, (1.0, 4.0)) == pytest.approx([1.0, 1 / 3])
+    assert busy_shares(RunTrace(2, 10)) == [0.0, 0.0]
+
+
+def test_phases_add_up_to_the_run(trace):
+    intervals = phase_intervals(trace)
+    assert [(i.phase, i.duration_s) for i in intervals] == [(Phase.PREFILL, 3), (Phase.DECODE, 6)]
+
+
+def test_decode_window(trace):
+    shares, window = decode_window_busy_shares(trace, min_requests=2)
+    assert window == (5.0, 8.0) and shares == pytest.approx([1.0, 1 / 3])
+    assert decode_window_busy_shares(trace, min_requests=3)[0] == [0.0, 0.0]
+
+
+def test_summary(trace):
+    totals = RunTotals("td-pipe", (16, 14), 3, 1, 8, 20, 1, 5, 10.0)
+    summary = summarize(trace, totals)
+    assert summary.num_switches == 1 and summary.recomputed_tokens == 2
+    assert summary.peak_kv_share == 0.5 and summary.output_tokens_per_s == 2.0
+    assert (summary.prefill_s, summary.decode_s, summary.mixed_s) == (3, 6, 0)
+    text = str(summary)
+    assert "16,14 layers" in text and "1 phase switches, 1 preemptions" in text
+
+
+def test_chrome_trace_has_every_batch_on_every_stage(trace, tmp_path):
+    events = chrome_trace(trace)["traceEvents"]
+    complete = [event for event in events if event["ph"] == "X"]
+    assert sorted((e["tid"], e["args"]["batch"]) for e in complete) == [
+        (stage, batch) for stage in (0, 1) for batch in range(4)
+    ]
+    assert [event["name"] for event in events if event["ph"] == "i"] == ["go"]
+    write_chrome_trace(trace, tmp_path / "sub" / "t.json")
+    assert json.loads((tmp_path / "sub" / "t.json").read_text())["otherData"]
