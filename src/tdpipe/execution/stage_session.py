@@ -84,7 +84,7 @@ class StageSession:
             max_model_len=spec.max_model_len,
         )
         self.model.load(folder)
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        weights = self.model.weight_bytes
         self.links = StageLinks(
             spec.stage, spec.num_stages, config.hidden_size, self.dtype, self.device
         )

@@ -76,7 +76,7 @@ class OutputCollector:
             stop_reason = None if ended_by_eos else token_ids[-1]
         text = self._tokenizer.decode(shown)
         if isinstance(stop_reason, str):
-            text = truncate_at_stop(text, params.stop)
+            text = truncate_at_stop(text, stop_reason)
         logprobs = None if params.logprobs is None else [self._logprob(one) for one in samples]
         return CompletionOutput(number, text, token_ids, str(reason), logprobs, stop_reason)
 

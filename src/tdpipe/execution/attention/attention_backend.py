@@ -1,0 +1,89 @@
+"""What a batch's attention reads and writes, and the protocol of its implementations.
+
+Rows of a batch: the tokens of all prefill spans in order, then one row per decode.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from tdpipe.execution.kv_cache import KVCache
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSpan:
+    """Consecutive new tokens of one sequence.
+
+    Attributes:
+        first_row, num_tokens: its rows in the batch.
+        context_tokens: tokens that its last row attends to, itself included.
+        slots: [context_tokens] int64, cache slot of each of them.
+    """
+
+    first_row: int
+    num_tokens: int
+    context_tokens: int
+    slots: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Decodes of similar context length, padded to the longest of them.
+
+    Attributes:
+        rows: [decodes] int64, which of the batch's decodes these are.
+        slots: [decodes * longest] int64, cache slots, padded with slot 0.
+        bias: [decodes, 1, longest], 0 where a slot counts and -inf in the padding.
+    """
+
+    rows: Tensor
+    slots: Tensor
+    bias: Tensor
+
+
+@dataclass(slots=True)
+class AttentionMetadata:
+    """Where a batch's keys and values go and what each row attends to.
+
+    Attributes:
+        num_prefill_tokens: rows before the first decode.
+        prefills: the prefill spans.
+        slot_mapping: [tokens] int64, cache slot of each row's own token.
+        decode_slots: [decodes, longest] int64, slots of each decode's context, padded with 0.
+        decode_lengths: [decodes] int64, tokens in each context, the present one included.
+        block_tables: [decodes, blocks] int32, padded with 0, for kernels that page themselves.
+        block_size: tokens in a block.
+        decode_groups: an implementation's own view of the decodes, made once a batch; the key is
+            the attention window.
+    """
+
+    num_prefill_tokens: int
+    prefills: list[PrefillSpan]
+    slot_mapping: Tensor
+    decode_slots: Tensor
+    decode_lengths: Tensor
+    block_tables: Tensor
+    block_size: int
+    decode_groups: dict[int | None, list[DecodeGroup]] = field(default_factory=dict)
+
+
+class AttentionBackend(Protocol):
+    """One implementation of attention over the paged cache."""
+
+    def forward(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kv_cache: KVCache,
+        meta: AttentionMetadata,
+        window: int | None,
+    ) -> Tensor:
+        """Store key and value [tokens, kv_heads, head_dim], then attend.
+
+        `query` is [tokens, heads, head_dim]; `window` limits attention to that many tokens back,
+        the present one included. Returns [tokens, heads, head_dim].
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Decoder models: configuration, sources, weights, layers."""

@@ -1,0 +1,203 @@
+"""One decoder for Llama, Mistral, Qwen2 and Qwen3: pre-norm attention and gated MLP.
+
+A stage holds the layers first_layer .. end_layer - 1; the first stage also embeds, the last also
+normalises and projects. Knows tensors and a cache, not batches, plans or links.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tdpipe.execution.attention.attention_backend import AttentionBackend, AttentionMetadata
+from tdpipe.execution.kv_cache import KVCache
+from tdpipe.execution.models.model_config import ModelConfig
+from tdpipe.execution.models.rope import apply_rope, rope_tables
+from tdpipe.execution.models.stage_weights import StageWeights
+
+Rotation = tuple[Tensor, Tensor]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, in float32 (arXiv:1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = functional.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
+        return self.weight * normed.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with one fused projection for queries, keys and values."""
+
+    def __init__(self, config: ModelConfig, window: int | None) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        self.head_dim, self.window = config.head_dim, window
+        self.sizes = [self.num_heads * self.head_dim] + [self.num_kv_heads * self.head_dim] * 2
+        self.qkv = nn.Linear(config.hidden_size, sum(self.sizes), bias=config.attention_bias)
+        self.out = nn.Linear(self.sizes[0], config.hidden_size, bias=config.output_bias)
+        self.query_norm: RMSNorm | None = None
+        self.key_norm: RMSNorm | None = None
+        if config.query_key_norm:
+            self.query_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+            self.key_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,  # [tokens, hidden]
+        rotation: Rotation,
+        layer: int,
+        kv_cache: KVCache,
+        attention: AttentionBackend,
+        meta: AttentionMetadata,
+    ) -> Tensor:
+        query, key, value = self.qkv(x).split(self.sizes, dim=-1)
+        query = query.unflatten(-1, (self.num_heads, self.head_dim))
+        key = key.unflatten(-1, (self.num_kv_heads, self.head_dim))
+        value = value.unflatten(-1, (self.num_kv_heads, self.head_dim))
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = apply_rope(query, *rotation), apply_rope(key, *rotation)
+        mixed = attention.forward(layer, query, key, value, kv_cache, meta, self.window)
+        return self.out(mixed.flatten(-2))
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) * up(x)), gate and up in one fused projection (arXiv:2002.05202)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_up = nn.Linear(hidden, 2 * inner, bias=bias)
+        self.down = nn.Linear(inner, hidden, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(functional.silu(gate).mul_(up))
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, window: int | None) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, window)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        layer: int,
+        kv_cache: KVCache,
+        attention: AttentionBackend,
+        meta: AttentionMetadata,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, layer, kv_cache, attention, meta)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class StageModel(nn.Module):
+    """The part of a model that one stage holds.
+
+    Args:
+        first_layer, end_layer: the stage's layers, end exclusive.
+        is_first, is_last: whether it embeds, whether it projects to the vocabulary.
+        max_model_len: positions to prepare rotations for; None means the model's limit.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        first_layer: int,
+        end_layer: int,
+        *,
+        is_first: bool,
+        is_last: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_model_len: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.first_layer, self.end_layer = config, first_layer, end_layer
+        self.is_first, self.is_last = is_first, is_last
+        with torch.device("meta"):
+            windows = config.windows[first_layer:end_layer]
+            self.layers = nn.ModuleList(DecoderLayer(config, window) for window in windows)
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if is_last else None
+        self.to(dtype)
+        self.embedding: Tensor | None = None  # [vocab, hidden]
+        self.projection: Tensor | None = None  # [vocab, hidden], the embedding itself where tied
+        self._dtype, self._device = dtype, device
+        cos, sin = rope_tables(config, max_model_len or config.max_position_embeddings)
+        self._cos = cos.to(device=device, dtype=dtype)
+        self._sin = sin.to(device=device, dtype=dtype)
+
+    def load(self, folder: Path) -> None:
+        """Read this stage's weights, and only those, from a Hugging Face folder.
+
+        Raises:
+            ConfigError: a file or tensor is missing or of the wrong shape.
+        """
+        with StageWeights(folder, self._dtype, self._device) as weights:
+            for offset, layer in enumerate(self.layers):
+                assert isinstance(layer, DecoderLayer)
+                weights.fill(layer, self.first_layer + offset)
+            vocab = (self.config.vocab_size, self.config.hidden_size)
+            tied = self.config.tie_word_embeddings
+            if self.is_first or (self.is_last and tied):
+                embedding = weights.tensor("model.embed_tokens.weight", vocab)
+                self.embedding = embedding if self.is_first else None
+                self.projection = embedding if self.is_last and tied else None
+            if self.is_last and not tied:
+                self.projection = weights.tensor("lm_head.weight", vocab)
+            if self.norm is not None:
+                size = (self.config.hidden_size,)
+                self.norm.weight = _frozen(weights.tensor("model.norm.weight", size))
+        self.requires_grad_(False)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights held, the tied embedding counted once."""
+        held = [*self.parameters()]
+        held += [t for t in (self.embedding, self.projection) if t is not None]
+        unique = {t.data_ptr(): t.numel() * t.element_size() for t in held}
+        return sum(unique.values())
+
+    def forward(
+        self,
+        given: Tensor,
+        positions: Tensor,  # [tokens]
+        kv_cache: KVCache,
+        attention: AttentionBackend,
+        meta: AttentionMetadata,
+    ) -> Tensor:
+        """Hidden states [tokens, hidden] after this stage's layers.
+
+        `given` is token ids [tokens] on the first stage, hidden states [tokens, hidden] elsewhere.
+        """
+        x = given
+        if self.is_first:
+            assert self.embedding is not None
+            x = functional.embedding(given, self.embedding)
+        rotation = (self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1))
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotation, index, kv_cache, attention, meta)
+        return x
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits [rows, vocab] in float32 of hidden states [rows, hidden]; last stage only."""
+        assert self.norm is not None and self.projection is not None
+        return functional.linear(self.norm(hidden), self.projection).float()
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
