@@ -79,13 +79,17 @@ class LLM:
         """
         return self._collect(_prompt_jobs(prompts, params))
 
-    def chat(self, messages: Messages | list[Messages], params: Params = None) -> list[RequestOutput]:
+    def chat(
+        self, messages: Messages | list[Messages], params: Params = None
+    ) -> list[RequestOutput]:
         """Answer one conversation or several, with the model's chat template."""
         if not messages:
             raise RequestRejected("messages", messages, "give at least one message")
         many = messages if isinstance(messages[0], list) else [messages]
         chosen = _params_for(len(many), params)
-        jobs = [Job(i, None, talk, one) for i, (talk, one) in enumerate(zip(many, chosen, strict=True))]  # type: ignore[arg-type]
+        jobs = [
+            Job(i, None, talk, one) for i, (talk, one) in enumerate(zip(many, chosen, strict=True))
+        ]
         return self._collect(jobs)
 
     def generate_iter(self, prompts: Prompts, params: Params = None) -> Iterator[RequestOutput]:
@@ -153,9 +157,7 @@ class LLM:
 
     # ---- details
 
-    def _begin(
-        self, jobs: Iterable[Job], on_progress: Callable[[Progress], None] | None
-    ) -> JobRun:
+    def _begin(self, jobs: Iterable[Job], on_progress: Callable[[Progress], None] | None) -> JobRun:
         if self._closed:
             raise StageFailed(0, "the engine is closed; make a new LLM")
         parts = RunParts(
@@ -222,7 +224,9 @@ def _prompt_jobs(prompts: Prompts, params: Params) -> list[Job]:
     if len(many) == 0:
         raise RequestRejected("prompts", prompts, "give at least one prompt")
     chosen = _params_for(len(many), params)
-    return [Job(i, prompt, None, one) for i, (prompt, one) in enumerate(zip(many, chosen, strict=True))]
+    return [
+        Job(i, prompt, None, one) for i, (prompt, one) in enumerate(zip(many, chosen, strict=True))
+    ]
 
 
 def _params_for(count: int, params: Params) -> list[SamplingParams]:

@@ -273,4 +273,3 @@ def check_request(num_prompt: int, params: SamplingParams, limits: Limits) -> in
         )
         raise RequestRejected("max_tokens", params.max_tokens, fix)
     return params.max_tokens
-

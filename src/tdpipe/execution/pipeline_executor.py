@@ -1,7 +1,7 @@
 """The real Executor: stage processes, fed ahead of time, never waited for.
 
-    engine  --Run-->  stage 0  --hidden-->  stage 1 ...  --hidden-->  last stage
-       ^------------------------- Done(samples) -------------------------|
+engine  --Run-->  stage 0  --hidden-->  stage 1 ...  --hidden-->  last stage
+   ^------------------------- Done(samples) -------------------------|
 """
 
 import contextlib
@@ -176,7 +176,7 @@ class PipelineExecutor:
             except StageFailed as ended:
                 raise self._explained(ended) from None
             return None
-        message = decode_from_stage(self._from_stages.recv())
+        message: FromStage = decode_from_stage(self._from_stages.recv())
         if isinstance(message, Failed):
             raise StageFailed(message.stage, message.cause, message.traceback)
         return message

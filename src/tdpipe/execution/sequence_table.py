@@ -41,7 +41,8 @@ class SequenceTable:
 
     def row(self, request_id: int) -> Int32Array:
         """Block ids of one sequence, padded with old values beyond its blocks."""
-        return self.blocks[self._row_of[request_id]]
+        row: Int32Array = self.blocks[self._row_of[request_id]]
+        return row
 
     def clear(self) -> None:
         """Forget every sequence."""

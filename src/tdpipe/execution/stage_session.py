@@ -1,7 +1,7 @@
 """What a stage does between start and stop: load, allocate, then batch after batch.
 
-    plan from engine -> apply deltas -> hidden states in -> layers -> hidden states out
-                                                            last stage: project, sample, report
+plan from engine -> apply deltas -> hidden states in -> layers -> hidden states out
+                                                        last stage: project, sample, report
 """
 
 import time

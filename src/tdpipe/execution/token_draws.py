@@ -40,7 +40,9 @@ def draw(logits: Tensor, params: list[SamplingParams], numbers: list[float]) -> 
         values, order = scaled[filtered].sort(dim=-1, descending=True, stable=True)
         kept = _filter(values.double(), [params[row] for row in filtered])
         places = _invert(kept, [numbers[row] for row in filtered])
-        for row, token in zip(filtered, order.gather(1, places[:, None])[:, 0].tolist(), strict=True):
+        for row, token in zip(
+            filtered, order.gather(1, places[:, None])[:, 0].tolist(), strict=True
+        ):
             tokens[row] = token
     return tokens
 

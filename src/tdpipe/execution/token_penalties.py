@@ -1,4 +1,7 @@
-"""Repetition, frequency and presence penalties (definitions: CTRL, arXiv:1909.05858, and OpenAI)."""
+"""Repetition, frequency and presence penalties.
+
+Definitions: CTRL (arXiv:1909.05858) for repetition, OpenAI's API for the others.
+"""
 
 from collections import Counter
 from collections.abc import Iterable

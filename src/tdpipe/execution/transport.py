@@ -22,7 +22,12 @@ class StageLinks:
     """
 
     def __init__(
-        self, stage: int, num_stages: int, hidden_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        stage: int,
+        num_stages: int,
+        hidden_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.stage = stage
         self.is_first = stage == 0

@@ -63,7 +63,9 @@ class PipelineSetup:
         wanted = config.kv_bytes()
         kv_bytes = free if wanted is None else [wanted] * len(free)
         value_bytes = VALUE_BYTES[self.dtype]
-        num_blocks = num_kv_blocks(self.shape, self.layers, kv_bytes, config.block_size, value_bytes)
+        num_blocks = num_kv_blocks(
+            self.shape, self.layers, kv_bytes, config.block_size, value_bytes
+        )
         model_len = fitting_model_len(
             num_blocks, config.block_size, config.max_model_len, self.model_limit
         )

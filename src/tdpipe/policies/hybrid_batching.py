@@ -35,10 +35,8 @@ class HybridBatching:
             return None
         share = next_decode_share(state)[: self.budget_tokens]
         decodes, victims = make_room(state, share)
-        if not victims:  # blocks just taken from a request must not go to a newer one
-            chunks = self._chunks(state, share)
-        else:
-            chunks = ()
+        # Blocks just taken from a request must not go to a newer one.
+        chunks = () if victims else self._chunks(state, share)
         if not decodes and not chunks:
             return None
         return Choice(prefills=chunks, decodes=decodes, preempted=victims)

@@ -34,7 +34,9 @@ def spatial_intensity(cost: CostModel, batch: int, mean_context: float) -> float
     """achieved(b) / peak, where achieved(b) = b / t_decode(b): the gain of larger batches left."""
     if batch == 0:
         return 0.0
-    return min(1.0, _achieved(cost, batch, mean_context) / _achieved(cost, PEAK_BATCH, mean_context))
+    return min(
+        1.0, _achieved(cost, batch, mean_context) / _achieved(cost, PEAK_BATCH, mean_context)
+    )
 
 
 def temporal_intensity(cost: CostModel, prefills: Sequence[BatchLoad], decode: BatchLoad) -> float:

@@ -81,9 +81,7 @@ class TemporalDisaggregation:
                 return Choice(decodes=decodes, preempted=victims, reason=self._take_reason())
         return None
 
-    def _rebalance(
-        self, state: EngineState, index: int
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _rebalance(self, state: EngineState, index: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Drop the lane's finished requests, steal, and make room: (decodes, victims)."""
         lanes = self.lanes
         lane = keep_only(lanes.batches[index], state.resident)

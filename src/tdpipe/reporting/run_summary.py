@@ -83,7 +83,7 @@ class RunTotals:
 def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
     """Combine the front end's counts with what the trace shows."""
     intervals = phase_intervals(trace)
-    time_s = {phase: 0.0 for phase in Phase}
+    time_s = dict.fromkeys(Phase, 0.0)
     for interval in intervals:
         time_s[interval.phase] += interval.duration_s
     prefilled = sum(record.prefill_tokens for record in trace.batches)

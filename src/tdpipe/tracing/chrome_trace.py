@@ -1,4 +1,4 @@
-"""A run's record as a Chrome trace (chrome://tracing, Perfetto): one row a stage, one for the engine.
+"""A run's record as a Chrome trace (chrome://tracing, Perfetto): a row a stage, one for the engine.
 
 Times are microseconds from the first submission. Each batch is a complete event ("X"), KV use and
 queue lengths are counters ("C"), switches of phase are instants ("i") with their reason.
@@ -66,9 +66,7 @@ def _engine_events(record: BatchRecord, trace: RunTrace, origin_s: float) -> lis
     ]
     if record.reason:
         row = trace.num_stages
-        events.append(
-            {"ph": "i", "name": record.reason, "pid": 0, "tid": row, "ts": ts, "s": "p"}
-        )
+        events.append({"ph": "i", "name": record.reason, "pid": 0, "tid": row, "ts": ts, "s": "p"})
     return events
 
 

@@ -29,9 +29,10 @@ def test_more_work_never_takes_less_time():
     cost = make_cost(2)
     times = [cost.stage_time_s(1, decode_load(n, n * 200)) for n in range(1, 300)]
     assert times == sorted(times)
-    assert cost.stage_time_s(0, prefill_load(0, 1024)) > 4 * cost.stage_time_s(
-        0, prefill_load(0, 256)
-    ) - 3 * cost.rates.batch_overhead_s - 1e-9
+    assert (
+        cost.stage_time_s(0, prefill_load(0, 1024))
+        > 4 * cost.stage_time_s(0, prefill_load(0, 256)) - 3 * cost.rates.batch_overhead_s - 1e-9
+    )
 
 
 def test_only_the_last_stage_projects():

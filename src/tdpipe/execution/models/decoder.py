@@ -65,7 +65,7 @@ class Attention(nn.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = apply_rope(query, *rotation), apply_rope(key, *rotation)
         mixed = attention.forward(layer, query, key, value, kv_cache, meta, self.window)
-        return self.out(mixed.flatten(-2))
+        return functional.linear(mixed.flatten(-2), self.out.weight, self.out.bias)
 
 
 class MLP(nn.Module):
@@ -79,7 +79,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(functional.silu(gate).mul_(up))
+        inner = functional.silu(gate).mul_(up)
+        return functional.linear(inner, self.down.weight, self.down.bias)
 
 
 class DecoderLayer(nn.Module):
@@ -102,7 +103,8 @@ class DecoderLayer(nn.Module):
         meta: AttentionMetadata,
     ) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rotation, layer, kv_cache, attention, meta)
-        return x + self.mlp(self.mlp_norm(x))
+        out: Tensor = x + self.mlp(self.mlp_norm(x))
+        return out
 
 
 class StageModel(nn.Module):
@@ -167,7 +169,7 @@ class StageModel(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights held, the tied embedding counted once."""
-        held = [*self.parameters()]
+        held: list[Tensor] = [*self.parameters()]
         held += [t for t in (self.embedding, self.projection) if t is not None]
         unique = {t.data_ptr(): t.numel() * t.element_size() for t in held}
         return sum(unique.values())

@@ -116,7 +116,11 @@ def write_tokenizer(fields: dict[str, Any], folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     marked = [(text, kind) for text, kind in zip(tokens, kinds, strict=True)]
     tokenizer.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text, k in marked if k == SPECIAL_TOKEN]
+        [
+            AddedToken(text, special=True, normalized=False)
+            for text, k in marked
+            if k == SPECIAL_TOKEN
+        ]
     )
     tokenizer.add_tokens(
         [AddedToken(text, special=False, normalized=False) for text, k in marked if k == USER_TOKEN]

@@ -141,9 +141,7 @@ def _rope(config: Mapping[str, Any]) -> RopeConfig:
     return RopeConfig(kind, float(theta), settings)
 
 
-def _windows(
-    config: Mapping[str, Any], family: str, num_layers: int
-) -> tuple[int | None, ...]:
+def _windows(config: Mapping[str, Any], family: str, num_layers: int) -> tuple[int | None, ...]:
     window = config.get("sliding_window")
     if not window or family == "llama":
         return (None,) * num_layers
