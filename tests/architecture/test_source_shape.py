@@ -56,9 +56,9 @@ def faults_of_purity(name: str, text: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported = [node.module.split(".")[0]]
         faults += [f"{name}: imports {module}" for module in imported if module in OUTSIDE_WORLD]
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in OUTSIDE_CALLS:
-                faults.append(f"{name}: calls {node.func.id}()")
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id in OUTSIDE_CALLS:
+            faults.append(f"{name}: calls {called.id}()")
     return faults
 
 
@@ -71,7 +71,9 @@ def test_there_is_something_to_check():
 
 
 def test_sizes():
-    assert [fault for path in FILES for fault in faults_of_size(shown(path), path.read_text())] == []
+    assert [
+        fault for path in FILES for fault in faults_of_size(shown(path), path.read_text())
+    ] == []
 
 
 def test_nine_functions_in_ten_are_short():

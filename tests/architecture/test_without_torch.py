@@ -9,7 +9,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BLOCKED = ("torch", "numpy", "transformers", "tokenizers", "zmq", "msgspec", "rich", "psutil")
-PURE = "core config cost prediction policies control simulation tracing reporting".split()
+PURE = [
+    "core",
+    "config",
+    "cost",
+    "prediction",
+    "policies",
+    "control",
+    "simulation",
+    "tracing",
+    "reporting",
+]
 
 BLOCKER = f"""
 import importlib.abc, sys

@@ -4,6 +4,9 @@ A slot holds one token; slot = block_id * block_size + offset. Heads come first,
 the slots of a batch gives contiguous rows per head.
 """
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,10 +25,8 @@ class KVCache:
         device: torch.device,
     ) -> None:
         shape = (num_layers, num_kv_heads, num_blocks * block_size, head_dim)
-        # Zeroed, not empty: padding reads slot 0, and a NaN there would outlive its mask. On CPU
-        # the pages stay untouched, hence unallocated, until they are written.
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = _zeros(shape, dtype, device)
+        self.values = _zeros(shape, dtype, device)
         self.block_size = block_size
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
@@ -37,3 +38,13 @@ class KVCache:
         """Keys and values [kv_heads, len(slots), head_dim] at slots."""
         keys = self.keys[layer].index_select(1, slots)
         return keys, self.values[layer].index_select(1, slots)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeroed, not empty: padding reads slot 0, and a NaN there would outlive its mask."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy asks the system for zero pages, which cost neither time nor memory until written to;
+    # torch would write all of them now.
+    num_bytes = math.prod(shape) * torch.empty(0, dtype=dtype).element_size()
+    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(shape)

@@ -13,7 +13,7 @@ import zmq
 
 from tdpipe.core.batch_plan import BatchPlan, Sample
 from tdpipe.core.block_pool import blocks_for
-from tdpipe.execution.attention.torch_attention import TorchAttention
+from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.batch_tensors import BatchTensors, build_batch
 from tdpipe.execution.device_memory import free_kv_bytes
 from tdpipe.execution.kv_cache import KVCache
@@ -89,7 +89,7 @@ class StageSession:
             spec.stage, spec.num_stages, config.hidden_size, self.dtype, self.device
         )
         self.sampler = Sampler(config.vocab_size, self.device)
-        self.attention = TorchAttention()
+        self.attention = choose_attention(self.dtype, self.device)
         self.table = SequenceTable(blocks_for(spec.max_model_len, spec.block_size))
         self.config = config
         free = free_kv_bytes(self.device, spec.memory_utilization, spec.num_stages)

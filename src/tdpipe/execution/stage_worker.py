@@ -27,7 +27,7 @@ def main() -> None:
     # The thread count must be in the environment before torch and numpy are imported.
     os.environ["OMP_NUM_THREADS"] = str(max(1, len(spec.cores)))
     if spec.device == "cpu":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface())
     _run(spec)
 
 
@@ -65,7 +65,8 @@ def _end_with_engine(stdin: BinaryIO) -> None:
     os._exit(2)
 
 
-def _loopback_interface() -> str:
+def loopback_interface() -> str:
+    """The name of the interface that reaches only this machine."""
     names = sorted(path.name for path in Path("/sys/class/net").glob("lo*"))
     return names[0] if names else "lo"
 

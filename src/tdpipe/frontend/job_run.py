@@ -99,16 +99,17 @@ class JobRun:
         """End the run: no more jobs are read, batches still in flight are waited for."""
         self._intake.cancel()
         self._parts.executor.settle()
+        self._keep_spans()
 
     def stop_reading(self) -> None:
         """End the run of an executor that is gone."""
         self._intake.cancel()
+        self._keep_spans()
 
     def summary(self) -> RunSummary:
         """Figures of the run so far."""
         assert self._control is not None and self._collector is not None
         assert self.trace is not None
-        self.trace.spans = self._parts.executor.spans
         totals = RunTotals(
             scheduler=self._parts.scheduler,
             partition=self._parts.partition,
@@ -123,6 +124,10 @@ class JobRun:
         return summarize(self.trace, totals)
 
     # ---- details
+
+    def _keep_spans(self) -> None:
+        if self.trace is not None:
+            self.trace.spans = self._parts.executor.spans
 
     def _rounds(self) -> Iterator[list[OutputEvent]]:
         """Drive the pipeline; one list of events per round of results."""

@@ -1,0 +1,52 @@
+"""Engine settings as command-line options, shared by all commands that start one."""
+
+import argparse
+from typing import Any
+
+from tdpipe.config.engine_config import DEVICES, DTYPES, EngineConfig
+from tdpipe.policies.scheduler_registry import SCHEDULERS
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting of EngineConfig; absent ones keep its defaults."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help=f"local folder, .gguf file, hub name, or {DEFAULT_MODEL} (default, embedded)",
+    )
+    group.add_argument(
+        "-p", "--pipeline-parallel-size", type=int, help="stages (default 1)", metavar="P"
+    )
+    group.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default td-pipe)")
+    group.add_argument("--dtype", help=f"one of {', '.join(DTYPES)}")
+    group.add_argument("--device", help=f"one of {', '.join(DEVICES)}")
+    group.add_argument("--kv-cache-memory", help="per stage, such as 512MiB", metavar="SIZE")
+    group.add_argument(
+        "--gpu-memory-utilization", type=float, help="share of each card (default 0.9)"
+    )
+    group.add_argument("--max-model-len", type=int, help="prompt + output tokens, at most")
+    group.add_argument("--partition", help="layers per stage, such as 16,14")
+    group.add_argument("--length-predictor", help="max-tokens (default) or constant:N")
+    group.add_argument("--block-size", type=int, help="tokens in a KV block (default 16)")
+    group.add_argument("--max-num-seqs", type=int, help="sequences in a batch (default 256)")
+    group.add_argument(
+        "--max-num-batched-tokens", type=int, help="prompt tokens in a batch (default 2048)"
+    )
+    group.add_argument("--threads-per-stage", type=int, help="CPU cores a stage (default 1)")
+    group.add_argument("--engine-seed", type=int, help="seed of requests without one (default 0)")
+    group.add_argument("--timeline", help="write a Chrome/Perfetto trace here", metavar="FILE")
+
+
+def engine_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments for LLM: the settings that were given, and the timeline."""
+    settings = {
+        name: getattr(arguments, name)
+        for name in EngineConfig.__dataclass_fields__
+        if name not in ("model", "seed") and getattr(arguments, name, None) is not None
+    }
+    if arguments.engine_seed is not None:
+        settings["seed"] = arguments.engine_seed
+    return {**settings, "timeline": arguments.timeline}

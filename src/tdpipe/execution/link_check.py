@@ -1,0 +1,154 @@
+"""Checks send and receive between each pair of ranks, as the stages will use them.
+
+Every rank is a process of its own, which the caller ends when the time is up: point-to-point
+between PCIe cards that hangs for ever is a known trouble, and must not hang the check.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+SMALL_BYTES = 4
+LARGE_BYTES = 16 << 20
+ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What was seen of one direction between two ranks; `error` is None when it works."""
+
+    source: int
+    target: int
+    bytes_per_s: float = 0.0
+    latency_s: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkReport:
+    """All links, by source then target."""
+
+    backend: str
+    links: tuple[Link, ...]
+
+    @property
+    def all_work(self) -> bool:
+        return all(link.error is None for link in self.links)
+
+    def advice(self) -> list[str]:
+        """What to change when links fail."""
+        if self.backend == "nccl":
+            return [
+                "set NCCL_P2P_DISABLE=1: cards that cannot reach each other over PCIe then use "
+                "host memory",
+                "switch off ACS or the IOMMU in the BIOS, or boot with iommu=pt",
+                "set NCCL_DEBUG=INFO and look for the first warning",
+            ]
+        return [
+            "set GLOO_SOCKET_IFNAME to the interface that connects the stages (lo on one machine)",
+            "allow TCP on that interface in the firewall",
+        ]
+
+
+def check_links(num_ranks: int, limit_s: float, device: str = "auto") -> LinkReport:
+    """Send between each ordered pair of ranks; a rank that is silent for limit_s is ended."""
+    backend = _backend(num_ranks, device)
+    with tempfile.TemporaryDirectory(prefix="tdpipe-links-") as folder:
+        ranks = [_start(rank, num_ranks, backend, Path(folder)) for rank in range(num_ranks)]
+        try:
+            deadline_s = time.monotonic() + limit_s
+            while time.monotonic() < deadline_s and any(rank.poll() is None for rank in ranks):
+                time.sleep(0.02)
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
+        pairs = [(a, b) for a in range(num_ranks) for b in range(num_ranks) if a != b]
+        links = tuple(_link(a, b, Path(folder), limit_s) for a, b in pairs)
+    return LinkReport(backend, links)
+
+
+def _backend(num_ranks: int, device: str) -> str:
+    import torch
+
+    from tdpipe.core.errors import ConfigError
+
+    cards = torch.cuda.device_count()
+    if device == "cuda" and cards < num_ranks:
+        raise ConfigError("ranks", num_ranks, f"there are {cards} CUDA devices")
+    return "nccl" if device != "cpu" and cards >= num_ranks else "gloo"
+
+
+def _start(rank: int, num_ranks: int, backend: str, folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tdpipe.execution.link_check"]
+    arguments = [str(rank), str(num_ranks), backend, str(folder)]
+    log = (folder / f"rank{rank}.log").open("wb")
+    with log:
+        return subprocess.Popen([*command, *arguments], stdout=log, stderr=log)
+
+
+def _link(source: int, target: int, folder: Path, limit_s: float) -> Link:
+    result = folder / f"{source}-{target}.json"
+    if result.exists():
+        return Link(source, target, **json.loads(result.read_text()))
+    for rank in (source, target):
+        lines = (folder / f"rank{rank}.log").read_text(errors="replace").strip().splitlines()
+        if lines and "Error" in lines[-1]:
+            return Link(source, target, error=lines[-1][:200])
+    return Link(source, target, error=f"no answer within {limit_s:.0f} s")
+
+
+def _run_rank(rank: int, num_ranks: int, backend: str, folder: Path) -> None:
+    """One rank's part: all pairs in the same order on every rank; the target measures."""
+    import os
+
+    from tdpipe.execution.stage_worker import loopback_interface
+
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface())
+    import torch
+    import torch.distributed as dist
+
+    device = torch.device(f"cuda:{rank}" if backend == "nccl" else "cpu")
+    meeting = f"file://{folder / 'rendezvous'}"
+    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=num_ranks)
+    for source in range(num_ranks):
+        for target in range(num_ranks):
+            if source != target and rank in (source, target):
+                measured = _exchange(rank, source, target, device)
+                if rank == target:
+                    temporary = folder / f"{source}-{target}.tmp"
+                    temporary.write_text(json.dumps(measured))
+                    temporary.rename(folder / f"{source}-{target}.json")
+    dist.barrier()
+
+
+def _exchange(rank: int, source: int, target: int, device: object) -> dict[str, object]:
+    """Round trips of a small message, then one-way sends of a large one, checked."""
+    import torch
+    import torch.distributed as dist
+
+    place = torch.device(str(device))
+    small = torch.zeros(SMALL_BYTES, dtype=torch.uint8, device=place)
+    peer = target if rank == source else source
+    started_s = time.monotonic()
+    for _ in range(ROUNDS):
+        for sender in (source, target):
+            dist.send(small, peer) if rank == sender else dist.recv(small, peer)
+    latency_s = (time.monotonic() - started_s) / (2 * ROUNDS)
+    expected = torch.arange(LARGE_BYTES, device=place).to(torch.uint8)
+    large = expected.clone() if rank == source else torch.zeros_like(expected)
+    started_s = time.monotonic()
+    for _ in range(ROUNDS):
+        dist.send(large, peer) if rank == source else dist.recv(large, peer)
+    same = bool(torch.equal(large, expected))  # also waits for the device
+    took_s = time.monotonic() - started_s
+    error = None if same else "the bytes that arrived are not those that were sent"
+    return {"bytes_per_s": ROUNDS * LARGE_BYTES / took_s, "latency_s": latency_s, "error": error}
+
+
+if __name__ == "__main__":
+    _run_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
