@@ -13,6 +13,7 @@ from torch.nn import functional
 from tdpipe.execution.attention.attention_backend import AttentionBackend, AttentionMetadata
 from tdpipe.execution.kv_cache import KVCache
 from tdpipe.execution.models.model_config import ModelConfig
+from tdpipe.execution.models.projection import Projection
 from tdpipe.execution.models.rope import apply_rope, rope_tables
 from tdpipe.execution.models.stage_weights import StageWeights
 
@@ -40,8 +41,8 @@ class Attention(nn.Module):
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim, self.window = config.head_dim, window
         self.sizes = [self.num_heads * self.head_dim] + [self.num_kv_heads * self.head_dim] * 2
-        self.qkv = nn.Linear(config.hidden_size, sum(self.sizes), bias=config.attention_bias)
-        self.out = nn.Linear(self.sizes[0], config.hidden_size, bias=config.output_bias)
+        self.qkv = Projection(config.hidden_size, sum(self.sizes), config.attention_bias)
+        self.out = Projection(self.sizes[0], config.hidden_size, config.output_bias)
         self.query_norm: RMSNorm | None = None
         self.key_norm: RMSNorm | None = None
         if config.query_key_norm:
@@ -65,7 +66,8 @@ class Attention(nn.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = apply_rope(query, *rotation), apply_rope(key, *rotation)
         mixed = attention.forward(layer, query, key, value, kv_cache, meta, self.window)
-        return functional.linear(mixed.flatten(-2), self.out.weight, self.out.bias)
+        out: Tensor = self.out(mixed.flatten(-2))
+        return out
 
 
 class MLP(nn.Module):
@@ -74,13 +76,13 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_up = nn.Linear(hidden, 2 * inner, bias=bias)
-        self.down = nn.Linear(inner, hidden, bias=bias)
+        self.gate_up = Projection(hidden, 2 * inner, bias)
+        self.down = Projection(inner, hidden, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        inner = functional.silu(gate).mul_(up)
-        return functional.linear(inner, self.down.weight, self.down.bias)
+        out: Tensor = self.down(functional.silu(gate).mul_(up))
+        return out
 
 
 class DecoderLayer(nn.Module):
@@ -136,8 +138,10 @@ class StageModel(nn.Module):
             self.layers = nn.ModuleList(DecoderLayer(config, window) for window in windows)
             self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if is_last else None
         self.to(dtype)
+        with torch.device("meta"):
+            self.projection = Projection(config.hidden_size, config.vocab_size) if is_last else None
         self.embedding: Tensor | None = None  # [vocab, hidden]
-        self.projection: Tensor | None = None  # [vocab, hidden], the embedding itself where tied
+        self.weight_bytes = 0
         self._dtype, self._device = dtype, device
         cos, sin = rope_tables(config, max_model_len or config.max_position_embeddings)
         self._cos = cos.to(device=device, dtype=dtype)
@@ -155,24 +159,26 @@ class StageModel(nn.Module):
                 weights.fill(layer, self.first_layer + offset)
             vocab = (self.config.vocab_size, self.config.hidden_size)
             tied = self.config.tie_word_embeddings
-            if self.is_first or (self.is_last and tied):
-                embedding = weights.tensor("model.embed_tokens.weight", vocab)
-                self.embedding = embedding if self.is_first else None
-                self.projection = embedding if self.is_last and tied else None
-            if self.is_last and not tied:
-                self.projection = weights.tensor("lm_head.weight", vocab)
-            if self.norm is not None:
+            if self.is_first:
+                self.embedding = weights.tensor("model.embed_tokens.weight", vocab)
+            if self.projection is not None and self.norm is not None:
+                name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+                shared = self.embedding if tied else None
+                matrix = weights.tensor(name, vocab) if shared is None else shared
+                self.projection.weight = _frozen(matrix)
                 size = (self.config.hidden_size,)
                 self.norm.weight = _frozen(weights.tensor("model.norm.weight", size))
         self.requires_grad_(False)
+        self._pack()
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all weights held, the tied embedding counted once."""
+    def _pack(self) -> None:
         held: list[Tensor] = [*self.parameters()]
-        held += [t for t in (self.embedding, self.projection) if t is not None]
-        unique = {t.data_ptr(): t.numel() * t.element_size() for t in held}
-        return sum(unique.values())
+        held += [] if self.embedding is None else [self.embedding]
+        unique = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in held}
+        self.weight_bytes = sum(unique.values())
+        for module in self.modules():
+            if isinstance(module, Projection):
+                module.pack()
 
     def forward(
         self,
@@ -198,7 +204,8 @@ class StageModel(nn.Module):
     def project(self, hidden: Tensor) -> Tensor:
         """Logits [rows, vocab] in float32 of hidden states [rows, hidden]; last stage only."""
         assert self.norm is not None and self.projection is not None
-        return functional.linear(self.norm(hidden), self.projection).float()
+        logits: Tensor = self.projection(self.norm(hidden))
+        return logits.float()
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
