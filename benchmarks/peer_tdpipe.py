@@ -1,0 +1,46 @@
+"""tdpipe as a contender: python benchmarks/peer_tdpipe.py SCHEDULER STAGES REQUESTS SEED SCALE"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from peer_protocol import serve
+from tdpipe import LLM, SamplingParams
+from workload_lognormal import WorkItem
+
+
+def start(scheduler: str, num_stages: int) -> Callable[[list[WorkItem]], dict[str, Any]]:
+    """Start the stages."""
+    llm = LLM(
+        "smollm2-135m-instruct",
+        pipeline_parallel_size=num_stages,
+        scheduler=scheduler,
+        dtype="float32",
+        device="cpu",
+    )
+    llm.wait_until_ready()
+
+    def run(workload: list[WorkItem]) -> dict[str, Any]:
+        params = [
+            SamplingParams(temperature=0.0, max_tokens=item.output_tokens, ignore_eos=True)
+            for item in workload
+        ]
+        outputs = llm.generate([item.prompt for item in workload], params)
+        made = [len(output.outputs[0].token_ids) for output in outputs]
+        assert made == [item.output_tokens for item in workload]
+        summary = llm.summary()
+        return {
+            "prefill_s": summary.prefill_s,
+            "decode_s": summary.decode_s,
+            "mixed_s": summary.mixed_s,
+            "num_switches": summary.num_switches,
+            "partition": list(summary.partition),
+            "stage_busy_shares": list(summary.stage_busy_shares),
+        }
+
+    return run
+
+
+if __name__ == "__main__":
+    scheduler_name, stages = sys.argv[1:3]
+    serve(lambda: start(scheduler_name, int(stages)), sys.argv[3:])
