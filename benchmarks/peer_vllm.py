@@ -1,4 +1,7 @@
-"""vLLM as a contender, run by its own interpreter: peer_vllm.py FOLDER STAGES REQUESTS SEED SCALE"""
+"""vLLM as a contender, run by its own interpreter.
+
+python benchmarks/peer_vllm.py FOLDER STAGES REQUESTS SEED SCALE
+"""
 
 import sys
 from collections.abc import Callable

@@ -34,9 +34,9 @@ class DeviceRates:
     link_latency_s: float
 
 
-# One core of a current x86 server in float32: dense and vocabulary products as measured with
-# torch for hidden size 576, cache reads as measured for the torch attention backend.
-CPU_CORE = DeviceRates(90e9, 68e9, 25e9, 12e9, 2.4e9, 1.5e-3, 1.5e9, 2e-4)
+# One core of a current x86 server (AVX-512) in float32, as measured with packed products of hidden
+# size 576 and the compiled decode attention; two such stages at work at once.
+CPU_CORE = DeviceRates(95e9, 100e9, 35e9, 9e9, 9.5e9, 1.5e-3, 1.5e9, 2e-4)
 # A mid-range data-centre card on PCIe 4 (L20: 119.5 TFLOPS dense fp16, 864 GB/s, vendor figures),
 # with 60 % of peak arithmetic and 80 % of peak bandwidth reached.
 CUDA_CARD = DeviceRates(72e12, 60e12, 36e12, 690e9, 600e9, 3e-4, 14e9, 2e-5)

@@ -147,7 +147,11 @@ class PipelineExecutor:
         with contextlib.suppress(StageFailed):
             self._broadcast(Stop())
         self._processes.end()
-        self._context.destroy(linger=0)
+        # One by one: when the interpreter shuts down the context has lost track of its sockets,
+        # and would wait for ever for those that are open.
+        for socket in (self._from_stages, *self._to_stages):
+            socket.close(linger=0)
+        self._context.term()
         self._temporary.cleanup()
 
     # ---- messages

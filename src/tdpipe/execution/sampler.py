@@ -3,8 +3,11 @@
 Order of operations on a row: forbid end tokens before min_tokens; repetition, frequency and
 presence penalties; temperature; min-p; top-k; top-p; draw. A draw uses one uniform number that
 depends only on the request's seed and the output position, so the same request gives the same
-text in any batch, under any scheduler, before and after a preemption.
+text in any batch, under any scheduler, before and after a preemption. Rows that need none of this
+cost one argmax; the logits given are never written to.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,37 +15,40 @@ from torch import Tensor
 from tdpipe.core.batch_plan import Sample, SequenceStart
 from tdpipe.core.sampling_params import SamplingParams
 from tdpipe.execution.token_draws import draw, uniform
-from tdpipe.execution.token_penalties import TokenCounts, penalize
+from tdpipe.execution.token_penalties import TokenCounts, has_penalties, penalize
+
+Alternatives = tuple[tuple[int, float], ...]
 
 
 class _Sequence:
     """What the sampler remembers of a request."""
 
-    def __init__(self, start: SequenceStart) -> None:
-        self.start = start
-        self.params: SamplingParams = start.params
+    __slots__ = ("counts", "end_token_ids", "num_outputs", "num_prompt_tokens", "params", "seed")
+
+    def __init__(self, start: SequenceStart, vocab_size: int) -> None:
+        params: SamplingParams = start.params
+        self.params = params
+        self.seed = start.seed
+        self.num_prompt_tokens = start.num_prompt_tokens
+        # A request may name stop tokens that the model does not have: they cannot be sampled.
+        self.end_token_ids = [one for one in start.end_token_ids if one < vocab_size]
         self.num_outputs = 0
-        params = start.params
-        self.has_penalties = (
-            params.repetition_penalty != 1.0
-            or params.presence_penalty != 0.0
-            or params.frequency_penalty != 0.0
-        )
-        self.counts = TokenCounts() if self.has_penalties else None
+        with_prompt = params.repetition_penalty != 1.0
+        self.counts = TokenCounts(with_prompt) if has_penalties(params) else None
 
     @property
     def forbids_end(self) -> bool:
-        return self.num_outputs < self.params.min_tokens and bool(self.start.end_token_ids)
+        return self.num_outputs < self.params.min_tokens and bool(self.end_token_ids)
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether its logits change before a token is chosen."""
+        return self.counts is not None or self.forbids_end
 
     @property
     def is_plain(self) -> bool:
-        """Greedy with nothing else to do: one argmax."""
-        return (
-            self.params.is_greedy
-            and not self.has_penalties
-            and self.params.logprobs is None
-            and not self.forbids_end
-        )
+        """Whether its token is the argmax of the logits as they are."""
+        return self.params.is_greedy and not self.is_adjusted
 
 
 class Sampler:
@@ -55,12 +61,12 @@ class Sampler:
 
     def start(self, start: SequenceStart) -> None:
         """Begin (or, after a preemption, begin again) a sequence."""
-        self._sequences[start.request_id] = _Sequence(start)
+        self._sequences[start.request_id] = _Sequence(start, self.vocab_size)
 
     def see(self, request_id: int, token_ids: tuple[int, ...], start: int) -> None:
         """Take note of tokens at positions start, start + 1, ... as they are computed."""
         sequence = self._sequences[request_id]
-        num_prompt = sequence.start.num_prompt_tokens
+        num_prompt = sequence.num_prompt_tokens
         sequence.num_outputs += max(0, start + len(token_ids) - max(start, num_prompt))
         if sequence.counts is not None:
             border = max(0, num_prompt - start)
@@ -74,45 +80,81 @@ class Sampler:
     def sample(self, request_ids: list[int], logits: Tensor) -> list[Sample]:
         """One token for each row of logits [rows, vocab] float32, which are not changed."""
         sequences = [self._sequences[request_id] for request_id in request_ids]
-        greedy: list[int] = logits.argmax(dim=-1).tolist()
-        samples = [Sample(i, token) for i, token in zip(request_ids, greedy, strict=True)]
-        special = [row for row, sequence in enumerate(sequences) if not sequence.is_plain]
-        if special:
-            # Indexing by a list copies the rows, so that the adjustments stay in here.
-            chosen = [sequences[row] for row in special]
-            for row, sample in zip(special, self._sample(chosen, logits[special]), strict=True):
-                samples[row] = sample
-        return samples
-
-    def _sample(self, sequences: list[_Sequence], logits: Tensor) -> list[Sample]:
-        raw = logits.log_softmax(dim=-1) if _want_logprobs(sequences) else None
-        for row, sequence in zip(logits, sequences, strict=True):
-            if sequence.forbids_end:
-                row[list(sequence.start.end_token_ids)] = float("-inf")
-            if sequence.counts is not None:
-                penalize(row, sequence.counts, sequence.params)
-        tokens: list[int] = logits.argmax(dim=-1).tolist()
-        drawn = [row for row, one in enumerate(sequences) if not one.params.is_greedy]
-        if drawn:
-            params = [sequences[row].params for row in drawn]
-            numbers = [uniform(sequences[r].start.seed, sequences[r].num_outputs) for r in drawn]
-            for row, token in zip(drawn, draw(logits[drawn], params, numbers), strict=True):
-                tokens[row] = token
+        tokens = _choose(sequences, logits)
+        if all(sequence.params.logprobs is None for sequence in sequences):
+            return [Sample(i, token) for i, token in zip(request_ids, tokens, strict=True)]
+        reports = _log_probabilities(sequences, logits, tokens)
         return [
-            _report(sequence, token, None if raw is None else raw[row])
-            for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True))
+            Sample(request_id, token, *reports.get(row, (None, ())))
+            for row, (request_id, token) in enumerate(zip(request_ids, tokens, strict=True))
         ]
 
 
-def _want_logprobs(sequences: list[_Sequence]) -> bool:
-    return any(sequence.params.logprobs is not None for sequence in sequences)
+def _choose(sequences: list[_Sequence], logits: Tensor) -> list[int]:
+    rows = [row for row, sequence in enumerate(sequences) if not sequence.is_plain]
+    if not rows:
+        greedy: list[int] = logits.argmax(dim=-1).tolist()
+        return greedy
+    tokens = logits.argmax(dim=-1).tolist() if len(rows) < len(sequences) else [0] * len(rows)
+    chosen = [sequences[row] for row in rows]
+    adjusts = any(sequence.is_adjusted for sequence in chosen)
+    # Indexing by a list copies the rows, so that the adjustments stay in here.
+    part = logits[rows] if adjusts or len(rows) < len(sequences) else logits
+    if adjusts:
+        _adjust(part, chosen)
+    for row, token in zip(rows, _greedy_or_drawn(part, chosen), strict=True):
+        tokens[row] = token
+    return tokens
 
 
-def _report(sequence: _Sequence, token_id: int, raw: Tensor | None) -> Sample:
-    """A sample with log probabilities of the model's own distribution, where asked for."""
-    request_id, wanted = sequence.start.request_id, sequence.params.logprobs
-    if raw is None or wanted is None:
-        return Sample(request_id, token_id)
-    values, ids = raw.topk(wanted) if wanted else (raw[:0], raw[:0])
-    top = tuple((int(i), float(value)) for i, value in zip(ids, values, strict=True))
-    return Sample(request_id, token_id, float(raw[token_id]), top)
+def _adjust(logits: Tensor, sequences: list[_Sequence]) -> None:
+    """Forbid end tokens and apply penalties to logits [rows, vocab], in place."""
+    forbidden = [
+        (row, token_id)
+        for row, sequence in enumerate(sequences)
+        if sequence.forbids_end
+        for token_id in sequence.end_token_ids
+    ]
+    if forbidden:
+        rows, token_ids = torch.tensor(forbidden, device=logits.device).unbind(dim=1)
+        logits[rows, token_ids] = float("-inf")
+    penalized = [
+        (row, sequence.counts, sequence.params)
+        for row, sequence in enumerate(sequences)
+        if sequence.counts is not None
+    ]
+    penalize(logits, penalized)
+
+
+def _greedy_or_drawn(logits: Tensor, sequences: list[_Sequence]) -> list[int]:
+    drawn = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy]
+    if not drawn:
+        greedy: list[int] = logits.argmax(dim=-1).tolist()
+        return greedy
+    params = [sequences[row].params for row in drawn]
+    numbers = [uniform(sequences[row].seed, sequences[row].num_outputs) for row in drawn]
+    if len(drawn) == len(sequences):
+        return draw(logits, params, numbers)
+    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    for row, token in zip(drawn, draw(logits[drawn], params, numbers), strict=True):
+        tokens[row] = token
+    return tokens
+
+
+def _log_probabilities(
+    sequences: list[_Sequence], logits: Tensor, tokens: Sequence[int]
+) -> dict[int, tuple[float, Alternatives]]:
+    """By row, for those who asked: natural logs in the model's own distribution."""
+    asked = {
+        row: sequence.params.logprobs
+        for row, sequence in enumerate(sequences)
+        if sequence.params.logprobs is not None
+    }
+    raw = logits[list(asked)].log_softmax(dim=-1)
+    sampled = torch.tensor([[tokens[row]] for row in asked], device=logits.device)
+    own = raw.gather(1, sampled)[:, 0].tolist()
+    values, ids = (part.tolist() for part in raw.topk(min(max(asked.values()), raw.shape[-1])))
+    return {
+        row: (own[place], tuple(zip(ids[place][:count], values[place][:count], strict=True)))
+        for place, (row, count) in enumerate(asked.items())
+    }

@@ -1,77 +1,95 @@
-"""Random draws that do not depend on the batch: filters, then the inverse of the distribution."""
+"""Random draws that do not depend on the batch: the inverse of a row's distribution at one number.
+
+Rows with filters (min-p, top-k, top-p) walk their tokens from the likeliest down, equals in order
+of token id; the others walk in order of token id, which needs no sorting.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tdpipe.core.sampling_params import SamplingParams
+from tdpipe.execution.token_filters import has_filters, likeliest
 
 _MASK = (1 << 64) - 1
+# Bounds the memory of one step: about 20 bytes for each of so many logits.
+_MAX_LOGITS = 1 << 24
+# Most distributions keep fewer tokens than this after filtering; picking them is much cheaper than
+# sorting a vocabulary.
+_NUM_CANDIDATES = 512
+# Colder than this is greedy in float32 anyway, and dividing by it still gives a number.
+_COLDEST = 1e-30
 
 
 def uniform(seed: int, position: int) -> float:
     """A number in (0, 1) fixed by seed and position (SplitMix64, Steele et al. 2014)."""
-    return (_mix(_mix(seed & _MASK) + position & _MASK) >> 11) * 2.0**-53 + 2.0**-54
+    mixed = _mix((_mix(seed & _MASK) + position) & _MASK)
+    return (mixed >> 12) * 2.0**-52 + 2.0**-53
 
 
 def _mix(state: int) -> int:
-    state = state + 0x9E3779B97F4A7C15 & _MASK
-    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-    return state ^ state >> 31
+    state = (state + 0x9E3779B97F4A7C15) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)
 
 
-def draw(logits: Tensor, params: list[SamplingParams], numbers: list[float]) -> list[int]:
-    """A token for each row of logits [rows, vocab]: the inverse distribution at numbers[row].
-
-    Rows with filters walk their tokens from the likeliest down, others in order of token id.
-    """
-    temperatures = torch.tensor([one.temperature for one in params], device=logits.device)
-    scaled = logits / temperatures[:, None]
-    plain = [row for row, one in enumerate(params) if not _filters(one)]
-    filtered = [row for row, one in enumerate(params) if _filters(one)]
+def draw(logits: Tensor, params: Sequence[SamplingParams], numbers: Sequence[float]) -> list[int]:
+    """A token for each row of logits [rows, vocab]: the inverse distribution at numbers[row]."""
     tokens = [0] * len(params)
-    if plain:
-        probabilities = scaled[plain].double().softmax(dim=-1)
-        picked = _invert(probabilities, [numbers[row] for row in plain]).tolist()
-        for row, token in zip(plain, picked, strict=True):
-            tokens[row] = token
-    if filtered:
-        # A stable sort keeps tokens of equal logit in order of id.
-        values, order = scaled[filtered].sort(dim=-1, descending=True, stable=True)
-        kept = _filter(values.double(), [params[row] for row in filtered])
-        places = _invert(kept, [numbers[row] for row in filtered])
-        for row, token in zip(
-            filtered, order.gather(1, places[:, None])[:, 0].tolist(), strict=True
-        ):
+    step = max(1, _MAX_LOGITS // logits.shape[-1])
+    for filtered in (False, True):
+        rows = [row for row, one in enumerate(params) if has_filters(one) == filtered]
+        pick = _pick_filtered if filtered else _pick_any
+        for first in range(0, len(rows), step):
+            part = rows[first : first + step]
+            some = logits if len(part) == len(params) else logits[part]
+            settings = [params[row] for row in part]
+            picked = pick(_scale(some, settings), settings, [numbers[row] for row in part])
+            for row, token in zip(part, picked, strict=True):
+                tokens[row] = token
+    return tokens
+
+
+def _scale(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """Logits [rows, vocab] over temperature, moved so that each row's likeliest token has 0."""
+    temperatures = [max(one.temperature, _COLDEST) for one in params]
+    divisor = torch.tensor(temperatures, dtype=logits.dtype, device=logits.device)
+    return (logits - logits.amax(dim=-1, keepdim=True)).div_(divisor[:, None])
+
+
+def _pick_any(
+    scaled: Tensor, params: Sequence[SamplingParams], numbers: Sequence[float]
+) -> list[int]:
+    tokens: list[int] = _invert(scaled.exp(), numbers).tolist()
+    return tokens
+
+
+def _pick_filtered(
+    scaled: Tensor, params: Sequence[SamplingParams], numbers: Sequence[float]
+) -> list[int]:
+    """Tokens from a few candidates per row; rows that keep more of them sort the vocabulary."""
+    found = likeliest(scaled, params, _NUM_CANDIDATES)
+    places = _invert(found.weights, numbers)
+    tokens: list[int] = found.token_ids.gather(1, places[:, None])[:, 0].tolist()
+    open_rows = [row for row, whole in enumerate(found.is_whole.tolist()) if not whole]
+    if open_rows:
+        settings = [params[row] for row in open_rows]
+        found = likeliest(scaled[open_rows], settings, scaled.shape[-1])
+        places = _invert(found.weights, [numbers[row] for row in open_rows])
+        picked = found.token_ids.gather(1, places[:, None])[:, 0].tolist()
+        for row, token in zip(open_rows, picked, strict=True):
             tokens[row] = token
     return tokens
 
 
-def _filters(params: SamplingParams) -> bool:
-    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
-
-
-def _filter(logits: Tensor, params: list[SamplingParams]) -> Tensor:
-    """Probabilities [rows, vocab] of logits sorted downwards, 0 where filtered out."""
-    vocab = logits.shape[-1]
-    device = logits.device
-    min_p = torch.tensor([one.min_p for one in params], device=device)[:, None]
-    top_k = torch.tensor([one.top_k if one.top_k > 0 else vocab for one in params], device=device)
-    top_p = torch.tensor([one.top_p for one in params], dtype=logits.dtype, device=device)[:, None]
-    probabilities = logits.softmax(dim=-1)
-    dropped = probabilities < min_p * probabilities[:, :1]
-    dropped |= torch.arange(vocab, device=device)[None] >= top_k[:, None]
-    probabilities = logits.masked_fill(dropped, float("-inf")).softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    # A token stays if those before it have not reached top_p; the first one always does.
-    return probabilities.masked_fill((before >= top_p) & (top_p < 1.0), 0.0)
-
-
-def _invert(weights: Tensor, numbers: list[float]) -> Tensor:
-    """First index at which the cumulative weight exceeds number x total, for each row."""
-    cumulative = weights.cumsum(dim=-1)
-    at = torch.tensor(numbers, dtype=weights.dtype, device=weights.device)[:, None]
-    places = torch.searchsorted(cumulative, at * cumulative[:, -1:], right=True)
-    # Rounding may lead past the last token of any weight.
-    last = (weights > 0).long().cumsum(dim=-1).argmax(dim=-1, keepdim=True)
-    return torch.minimum(places, last)[:, 0]
+def _invert(weights: Tensor, numbers: Sequence[float]) -> Tensor:
+    """First index of weights [rows, n] whose cumulative weight exceeds number x total, per row."""
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    at = torch.tensor(numbers, dtype=torch.float64, device=weights.device)[:, None] * total
+    # Rounding must not lead past the last token that has any weight.
+    at = torch.minimum(at, torch.nextafter(total, torch.zeros_like(total)))
+    # Logits that are not numbers must not lead past the end: a bad request fails alone.
+    return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=weights.shape[-1] - 1)
