@@ -26,6 +26,9 @@ class Tokenizer:
 
     def __init__(self, folder: Path) -> None:
         self._fast = _load(folder)
+        # Left over from training, in some models: prompts are never cut or filled up in silence.
+        self._fast.no_truncation()
+        self._fast.no_padding()
         self._settings = _settings(folder)
         self._template_source = _template_source(folder, self._settings)
         self._template: ChatTemplate | None = None
@@ -46,14 +49,17 @@ class Tokenizer:
         """Token ids of several texts; raises as `encode`, for the first that cannot be encoded."""
         if not isinstance(texts, (list, tuple)):
             raise RequestRejected("prompts", texts, "give a list of strings")
+        for text in texts:  # the library would take a pair of strings too
+            if not isinstance(text, str):
+                raise RequestRejected("prompt", text, "give a string")
         try:
             # The fast form leaves out character offsets, which nobody here reads.
             encoded = self._fast.encode_batch_fast(
                 list(texts), add_special_tokens=add_special_tokens
             )
-        except (TypeError, UnicodeEncodeError):
+        except (TypeError, UnicodeEncodeError):  # which one, depends on the library's version
             for text in texts:
-                _check(text)
+                _check_encodable(text)
             raise
         ids = [one.ids for one in encoded]
         if add_special_tokens and self._bos_id is not None:
@@ -96,9 +102,7 @@ class Tokenizer:
         return bool(self._settings.get("add_bos_token")) and self._fast.post_processor is None
 
 
-def _check(text: object) -> None:
-    if not isinstance(text, str):
-        raise RequestRejected("prompt", text, "give a string")
+def _check_encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -111,13 +115,9 @@ def _load(folder: Path) -> Any:
     if not path.is_file():
         return _load_by_transformers(folder)
     try:
-        fast = FastTokenizer.from_file(str(path))
+        return FastTokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise ConfigError("tokenizer", str(path), f"cannot be read ({error})") from None
-    # Left over from training, in some models: prompts are never cut or filled up in silence.
-    fast.no_truncation()
-    fast.no_padding()
-    return fast
 
 
 def _load_by_transformers(folder: Path) -> Any:
@@ -125,8 +125,9 @@ def _load_by_transformers(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder).backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:
-        fix = f"the folder has no usable tokenizer ({str(error).splitlines()[0]})"
+    except Exception as error:  # of many kinds, by what is missing or wrong
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        fix = f"the folder has no usable tokenizer ({reason})"
         raise ConfigError("tokenizer", str(folder), fix) from None
 
 

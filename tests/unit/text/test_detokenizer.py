@@ -1,5 +1,7 @@
 """Incremental text equals the text of the whole sequence, at a cost that does not grow."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def split(token_ids, cuts):
     """The sequence in pieces, cut at places that wrap around its length."""
     places = sorted({cut % (len(token_ids) + 1) for cut in cuts})
     borders = [0, *places, len(token_ids)]
-    return [token_ids[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    return [token_ids[a:b] for a, b in pairwise(borders)]
 
 
 def feed(tokenizer, pieces) -> tuple[list[str], str]:

@@ -1,0 +1,94 @@
+"""Both attention backends against a formula written out with loops."""
+
+import math
+
+import pytest
+import torch
+
+from tdpipe.execution.attention.attention_backend import AttentionMetadata, PrefillSpan
+from tdpipe.execution.attention.choose_attention import choose_attention
+from tdpipe.execution.attention.numba_attention import NumbaAttention, _exp
+from tdpipe.execution.attention.torch_attention import TorchAttention
+from tdpipe.execution.kv_cache import KVCache
+
+BLOCK, KV_HEADS, GROUP, DIM = 4, 2, 3, 16
+
+
+def by_hand(query, keys, values, window):
+    """One query [heads, dim] over keys, values [context, kv_heads, dim]."""
+    first = 0 if window is None else max(0, len(keys) - window)
+    rows = []
+    for head in range(KV_HEADS * GROUP):
+        shared = head // GROUP
+        scores = [float(query[head] @ key[shared]) / math.sqrt(DIM) for key in keys[first:]]
+        weights = torch.tensor(scores).softmax(0)
+        rows.append(sum(w * v[shared] for w, v in zip(weights, values[first:], strict=True)))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("backend", [TorchAttention, NumbaAttention])
+@pytest.mark.parametrize("window", [None, 1, 6, 100])
+def test_decodes(backend, window):
+    torch.manual_seed(0)
+    lengths = [1, 4, 5, 23]
+    cache = KVCache(2, 40, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
+    tables = torch.randperm(40)[: 4 * 6].view(4, 6).int()
+    at = torch.arange(23)
+    slots = tables[:, at // BLOCK].long() * BLOCK + at % BLOCK
+    context = torch.randn(2, 4, 23, KV_HEADS, DIM)
+    for row, length in enumerate(lengths):
+        cache.write(1, slots[row, :length], *context[:, row, :length])
+    ends = torch.tensor(lengths) - 1
+    key, value = context[:, torch.arange(4), ends]
+    meta = AttentionMetadata(
+        num_prefill_tokens=0,
+        prefills=[],
+        slot_mapping=slots[torch.arange(4), ends],
+        decode_slots=slots,
+        decode_lengths=torch.tensor(lengths),
+        block_tables=tables,
+        block_size=BLOCK,
+    )
+    query = torch.randn(4, KV_HEADS * GROUP, DIM)
+    got = backend().forward(1, query, key, value, cache, meta, window)
+    for row, length in enumerate(lengths):
+        want = by_hand(query[row], context[0, row, :length], context[1, row, :length], window)
+        torch.testing.assert_close(got[row], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("earlier", [0, 5])
+def test_prefill_spans(window, earlier):
+    torch.manual_seed(0)
+    total = earlier + 6
+    cache = KVCache(1, 8, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
+    slots = torch.randperm(32)[:total]
+    keys, values = torch.randn(2, total, KV_HEADS, DIM)
+    cache.write(0, slots[:earlier], keys[:earlier], values[:earlier])
+    meta = AttentionMetadata(
+        num_prefill_tokens=6,
+        prefills=[PrefillSpan(0, 6, total, slots)],
+        slot_mapping=slots[earlier:],
+        decode_slots=torch.zeros(0, 0, dtype=torch.long),
+        decode_lengths=torch.zeros(0, dtype=torch.long),
+        block_tables=torch.zeros(0, 0, dtype=torch.int32),
+        block_size=BLOCK,
+    )
+    query = torch.randn(6, KV_HEADS * GROUP, DIM)
+    got = TorchAttention().forward(0, query, keys[earlier:], values[earlier:], cache, meta, window)
+    for row in range(6):
+        end = earlier + row + 1
+        want = by_hand(query[row], keys[:end], values[:end], window)
+        torch.testing.assert_close(got[row], want, rtol=1e-5, atol=1e-5)
+
+
+def test_exponential():
+    x = -torch.rand(2000, dtype=torch.float64) * 86
+    got = torch.tensor([_exp(value) for value in x.float().numpy()], dtype=torch.float64)
+    assert ((got - x.float().double().exp()) / x.exp()).abs().max() < 5e-7
+
+
+def test_choice():
+    cpu = torch.device("cpu")
+    assert isinstance(choose_attention(torch.float32, cpu), NumbaAttention)
+    assert isinstance(choose_attention(torch.bfloat16, cpu), TorchAttention)
