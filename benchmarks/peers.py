@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of all lengths")
-    parser.add_argument("--static-batches", default="16,64", help="sizes to try for transformers")
+    parser.add_argument("--static-batches", default="64", help="sizes to try for transformers")
     parser.add_argument("--vllm-python", default=os.environ.get("TDPIPE_VLLM_PYTHON"))
     parser.add_argument("--contenders", default="vllm,transformers," + ",".join(TDPIPE))
     parser.add_argument("--name", default="peers")

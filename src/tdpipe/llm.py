@@ -1,6 +1,7 @@
 """The offline front end: prompts in, finished text out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,6 +18,7 @@ from tdpipe.policies.scheduler_registry import make_scheduler
 from tdpipe.reporting.run_summary import RunSummary
 from tdpipe.text.tokenizer import Tokenizer
 from tdpipe.tracing.chrome_trace import write_chrome_trace
+from tdpipe.tracing.run_trace import RunTrace
 
 Result = TypeVar("Result")
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
@@ -120,6 +122,19 @@ class LLM:
         """Figures of the latest run."""
         assert self._last_run is not None, "no run yet"
         return self._last_run.summary()
+
+    def trace(self) -> RunTrace:
+        """Every batch and stage span of the latest run."""
+        assert self._last_run is not None and self._last_run.trace is not None, "no run yet"
+        return self._last_run.trace
+
+    def use_scheduler(self, name: str) -> None:
+        """Use another scheduler from the next run on; the stages stay as they are.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        self.config = replace(self.config, scheduler=name)
 
     # ---- life cycle
 

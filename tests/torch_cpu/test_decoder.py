@@ -51,12 +51,14 @@ CONFIGS = {
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def tiny(request, tmp_path_factory):
-    """(folder, transformers model) of a random model; norms and biases are not trivial."""
+    """(folder, transformers model) of a random model, with weights large enough to matter."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
     for name, parameter in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             torch.nn.init.normal_(parameter, mean=0.5, std=0.3)
+        else:
+            torch.nn.init.normal_(parameter, std=0.2)
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder, max_shard_size="200KB")
     return folder, model
@@ -84,7 +86,10 @@ def test_prefill_chunks_and_decode_agree(tiny, layers, attention):
     assert relative_gap(got[1], want_one[50]) < 1e-4
     for step in range(8):
         got = chain.step(
-            [(2, 30 + step, two[30 + step : 31 + step]), (1, 51 + step, one[51 + step : 52 + step])],
+            [
+                (2, 30 + step, two[30 + step : 31 + step]),
+                (1, 51 + step, one[51 + step : 52 + step]),
+            ],
             0,
         )
         assert relative_gap(got[0], want_two[30 + step]) < 1e-4

@@ -239,10 +239,13 @@ def test_extreme_numbers_give_tokens_that_have_weight(settings, number):
     assert token == (1 if number < 0.5 else last)
 
 
-def test_the_coldest_temperature_is_greedy():
-    logits = [1.0, 4.0, 3.9999, -2.0] * 3
+@pytest.mark.parametrize("temperature", [1e-4, 1e-38, 1e-46, 1e-300])
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9}])
+def test_the_coldest_temperatures_are_greedy(temperature, options):
+    logits = [1.0, 4.0, 3.99, -2.0] * 3
+    params = make_params(temperature=temperature, **options)
     for seed in range(5):
-        assert sample_one(logits, make_params(temperature=1e-45), seed).token_id in (1, 5, 9)
+        assert sample_one(logits, params, seed).token_id in (1, 5, 9)
 
 
 def test_logits_that_are_no_numbers_hurt_only_their_own_row():

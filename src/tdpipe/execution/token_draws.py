@@ -87,9 +87,9 @@ def _pick_filtered(
 def _invert(weights: Tensor, numbers: Sequence[float]) -> Tensor:
     """First index of weights [rows, n] whose cumulative weight exceeds number x total, per row."""
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    at = torch.tensor(numbers, dtype=torch.float64, device=weights.device)[:, None] * total
-    # Rounding must not lead past the last token that has any weight.
-    at = torch.minimum(at, torch.nextafter(total, torch.zeros_like(total)))
+    # A number below 1 times the total, which is 1 or more, also rounds to less than the total: the
+    # index is that of a token with weight.
+    at = torch.tensor(numbers, dtype=torch.float64, device=weights.device)[:, None]
+    at = at * cumulative[:, -1:]
     # Logits that are not numbers must not lead past the end: a bad request fails alone.
     return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=weights.shape[-1] - 1)

@@ -67,8 +67,10 @@ class OutputCollector:
         token_ids = [sample.token_id for sample in samples]
         stop_reason: str | int | None = None
         shown = token_ids
+        stop_at = 0
         if params.stop:
             stop_reason = self._stop_checker.matched(request_id)
+            stop_at = self._stop_checker.matched_at(request_id) or 0
             self._stop_checker.forget(request_id)
         if reason is FinishReason.STOP and stop_reason is None and token_ids:
             shown = token_ids[:-1]
@@ -76,7 +78,7 @@ class OutputCollector:
             stop_reason = None if ended_by_eos else token_ids[-1]
         text = self._tokenizer.decode(shown)
         if isinstance(stop_reason, str):
-            text = truncate_at_stop(text, stop_reason)
+            text = truncate_at_stop(text, stop_reason, stop_at)
         logprobs = None if params.logprobs is None else [self._logprob(one) for one in samples]
         return CompletionOutput(number, text, token_ids, str(reason), logprobs, stop_reason)
 

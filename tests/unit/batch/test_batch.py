@@ -165,7 +165,7 @@ def test_reading_is_lazy():
 
 
 def test_line_numbers_count_blank_lines():
-    [_, bad] = read_lines([line("a"), b"  \n", b"{\n"][0:1] + [b"\n", b"{\n"])
+    [_, bad] = read_lines([line("a"), b"  \n", b"{\n"])
     assert isinstance(bad, BadLine) and bad.number == 3
 
 

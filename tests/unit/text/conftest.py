@@ -11,7 +11,8 @@ from tdpipe.text.tokenizer import Tokenizer
 SPECIAL = ["<s>", "</s>", "<|user|>"]
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, and then it stops. STOP here?",
-    "café naïve über straße \N{EURO SIGN}5 日本語 日本 \N{GRINNING FACE}\N{GRINNING FACE} ok\n\nnext",
+    "café naïve über straße \N{EURO SIGN}5 日本語 日本 "
+    "\N{GRINNING FACE}\N{GRINNING FACE} ok\n\nnext",
 ] * 4
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}\n"
@@ -50,6 +51,13 @@ def begin_with_bos() -> processors.TemplateProcessing:
     )
 
 
+POST_PROCESSORS = {
+    None: lambda: None,
+    "adds <s>": begin_with_bos,
+    "adds nothing": lambda: processors.ByteLevel(trim_offsets=False),
+}
+
+
 def write_folder(folder, tokenizer, **settings):
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
@@ -76,10 +84,10 @@ def tokenizer(folder) -> Tokenizer:
 
 @pytest.fixture
 def make_folder(tmp_path_factory):
-    """Makes a folder with these tokenizer settings, and a post-processor that adds <s> if bos."""
+    """Makes a folder with this post-processor and these tokenizer settings."""
 
-    def make(bos=False, **settings):
-        tokenizer = byte_level(begin_with_bos() if bos else None)
-        return write_folder(tmp_path_factory.mktemp("model"), tokenizer, **settings)
+    def make(post_processor=None, **settings):
+        folder = tmp_path_factory.mktemp("model")
+        return write_folder(folder, byte_level(POST_PROCESSORS[post_processor]()), **settings)
 
     return make

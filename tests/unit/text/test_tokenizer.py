@@ -33,18 +33,18 @@ def test_ids_are_those_of_transformers(tokenizer, reference, text):
     assert tokenizer.decode(token_ids) == reference.decode(token_ids, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("add_bos", [None, False, True])
-def test_the_post_processor_decides_about_special_tokens(make_folder, add_bos):
-    settings = {} if add_bos is None else {"add_bos_token": add_bos}
-    folder = make_folder(bos=True, **settings)
+@pytest.mark.parametrize("post_processor", ["adds <s>", "adds nothing"])
+@pytest.mark.parametrize("settings", [{}, {"add_bos_token": False}, {"add_bos_token": True}])
+def test_the_post_processor_decides_about_special_tokens(make_folder, post_processor, settings):
+    folder = make_folder(post_processor, **settings)
     tokenizer, reference = Tokenizer(folder), AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.encode("the dog") == reference("the dog")["input_ids"]
-    assert tokenizer.encode("the dog")[0] == 0
-    assert tokenizer.encode("the dog", add_special_tokens=False) == tokenizer.encode("the dog")[1:]
+    plain = tokenizer.encode("the dog", add_special_tokens=False)
+    expected = [0, *plain] if post_processor == "adds <s>" else plain
+    assert tokenizer.encode("the dog") == reference("the dog")["input_ids"] == expected
 
 
 def test_settings_add_a_beginning_token_where_there_is_no_post_processor(make_folder):
-    tokenizer = Tokenizer(make_folder(bos=False, add_bos_token=True))
+    tokenizer = Tokenizer(make_folder(add_bos_token=True))
     plain = tokenizer.encode("the dog", add_special_tokens=False)
     assert tokenizer.encode("the dog") == [0, *plain]
     assert tokenizer.encode("<s>the dog") == [0, *plain]
@@ -116,7 +116,7 @@ def test_conversations_are_those_of_transformers(tokenizer, reference, talk, var
 
 
 def test_a_template_file_comes_before_the_settings(make_folder):
-    folder = make_folder(bos=True, chat_template="{{ messages[0].content }} settings")
+    folder = make_folder("adds <s>", chat_template="{{ messages[0].content }} settings")
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }} file")
     tokenizer = Tokenizer(folder)
     token_ids = tokenizer.encode_chat(TALK[1:])

@@ -75,9 +75,9 @@ def _folder_of(name: str) -> Path:
         if not path.is_file():
             raise ConfigError("model", name, "there is no such file")
         return exported(path)
-    if path.is_dir():
+    if name and path.is_dir():
         return path
-    if path.exists():
+    if name and path.exists():
         raise ConfigError("model", name, "give a folder or a .gguf file")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)

@@ -1,0 +1,46 @@
+"""The reference answers, made once: transformers' greedy continuations of 64 real prompts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from reference_answers import MODEL, NUM_PROMPTS, continuations
+from tdpipe.execution.models.model_source import resolve_model
+from tdpipe.text.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def source():
+    return resolve_model(MODEL)
+
+
+@pytest.fixture(scope="session")
+def prompts(source):
+    """Token ids of 64 of the example prompts, from the shortest to 300 tokens."""
+    tokenizer = Tokenizer(source.folder)
+    path = Path(__file__).parents[2] / "examples" / "prompts.jsonl"
+    bodies = [json.loads(line)["body"] for line in path.read_text().splitlines()]
+    chats = [body["messages"] for body in bodies if "messages" in body]
+    return [tokenizer.encode_chat(messages) for messages in chats[:NUM_PROMPTS]]
+
+
+@pytest.fixture(scope="session")
+def reference(source, prompts):
+    """(tokens, gap between the two best logits) of each step of each prompt."""
+    from transformers import AutoModelForCausalLM
+
+    assert len(prompts) == NUM_PROMPTS
+    torch.set_num_threads(2)
+    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    answers = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for first in range(0, len(order), 16):
+        group = order[first : first + 16]
+        for index, answer in zip(
+            group, continuations(model, [prompts[i] for i in group]), strict=True
+        ):
+            answers[index] = answer
+    return answers

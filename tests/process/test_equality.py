@@ -1,0 +1,46 @@
+"""Outputs equal transformers' token for token, whatever the stages, scheduler or preemption."""
+
+import pytest
+
+from reference_answers import MODEL, NUM_TOKENS, differences
+from tdpipe import LLM, SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
+SCHEDULERS = ("td-pipe", "pp-separate", "pp-hybrid")
+# 60 blocks of 16 tokens: about six of the 64 requests fit at once.
+SCARCE_BLOCKS = 60
+
+
+def block_bytes(num_layers):
+    return num_layers * 16 * 2 * 3 * 64 * 4
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3])
+def test_all_schedulers_on_each_number_of_stages(num_stages, prompts, reference):
+    """One start per number of stages; the scheduler is changed between the runs."""
+    with LLM(MODEL, pipeline_parallel_size=num_stages, kv_cache_memory="512MiB") as llm:
+        for scheduler in SCHEDULERS:
+            llm.use_scheduler(scheduler)
+            wrong, ties = differences(llm.generate(prompts, GREEDY), reference)
+            summary = llm.summary()
+            print(f"{num_stages} stages, {scheduler}: {len(ties)} ties {ties}")
+            assert wrong == [] and len(ties) < 8
+            assert summary.scheduler == scheduler and summary.num_preemptions == 0
+            assert summary.output_tokens == len(prompts) * NUM_TOKENS
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_with_preemption(scheduler, prompts, reference):
+    """A KV cache for a few requests and forecasts that are far too low."""
+    with LLM(
+        MODEL,
+        pipeline_parallel_size=2,
+        partition=(16, 14),
+        scheduler=scheduler,
+        kv_cache_memory=SCARCE_BLOCKS * block_bytes(16),
+        length_predictor="constant:8",
+    ) as llm:
+        wrong, ties = differences(llm.generate(prompts[:24], GREEDY), reference[:24])
+        assert llm.summary().num_preemptions > 0
+        print(f"{scheduler}: {llm.summary().num_preemptions} preemptions, ties {ties}")
+        assert wrong == [] and len(ties) < 5
