@@ -1,6 +1,7 @@
 """The offline front end: prompts in, finished text out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,7 @@ class LLM:
         self._tokenizer: Tokenizer | None = None
         self._limits: Limits | None = None
         self._last_run: JobRun | None = None
+        self._open_run: JobRun | None = None
         self._executor = self._setup.executor(self._source.folder)
         self._closed = False
 
@@ -96,8 +98,9 @@ class LLM:
 
     def generate_iter(self, prompts: Prompts, params: Params = None) -> Iterator[RequestOutput]:
         """Like generate, but yields each output as it finishes; `index` is its input position."""
-        for result in self.submit_iter(_prompt_jobs(prompts, params)):
-            yield _output_of(result)
+        with closing(self.submit_iter(_prompt_jobs(prompts, params))) as results:
+            for result in results:
+                yield _output_of(result)
 
     def stream(
         self, prompt: str | Messages | Sequence[int], params: SamplingParams | None = None
@@ -113,7 +116,7 @@ class LLM:
 
     def submit_iter(
         self, jobs: Iterable[Job], on_progress: Callable[[Progress], None] | None = None
-    ) -> Iterator[JobResult]:
+    ) -> Generator[JobResult, None, None]:
         """Run jobs, read lazily on a thread; yields each job's output or error as it ends."""
         run = self._begin(jobs, on_progress)
         yield from self._guarded(run, run.results())
@@ -175,6 +178,8 @@ class LLM:
     def _begin(self, jobs: Iterable[Job], on_progress: Callable[[Progress], None] | None) -> JobRun:
         if self._closed:
             raise StageFailed(0, "the engine is closed; make a new LLM")
+        if self._open_run is not None:
+            self._finish(self._open_run)  # its iterator was abandoned, not closed
         parts = RunParts(
             executor=self._executor,
             limits=self.wait_until_ready,
@@ -187,7 +192,8 @@ class LLM:
             seed=self.config.seed,
             settings=self.config.recorded(),
         )
-        return JobRun(jobs, parts, on_progress)
+        self._open_run = JobRun(jobs, parts, on_progress)
+        return self._open_run
 
     def _guarded(self, run: JobRun, results: Iterator[Result]) -> Iterator[Result]:
         """The results; the run is ended whether they are all taken, abandoned, or fail."""
@@ -200,7 +206,9 @@ class LLM:
             self._finish(run)
 
     def _finish(self, run: JobRun) -> None:
-        self._last_run = run
+        if run is not self._open_run:
+            return  # an abandoned iterator, collected while a later run is on
+        self._open_run, self._last_run = None, run
         if self._closed:
             run.stop_reading()
         else:
@@ -209,7 +217,9 @@ class LLM:
             write_chrome_trace(run.trace, self._timeline)
 
     def _collect(self, jobs: list[Job]) -> list[RequestOutput]:
-        outputs = [_output_of(result) for result in self.submit_iter(jobs)]
+        # Closed here and now when a job is refused: the run must not linger until collection.
+        with closing(self.submit_iter(jobs)) as results:
+            outputs = [_output_of(result) for result in results]
         return sorted(outputs, key=lambda output: output.index)
 
 

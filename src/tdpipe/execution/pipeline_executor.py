@@ -67,6 +67,7 @@ class PipelineExecutor:
         self.depth = self.num_stages + 1
         self.spans: list[StageSpan] = []
         self._in_flight: deque[int] = deque()
+        self._reports_due = 0  # every stage reports every batch, the last stage perhaps first
         self._results: deque[BatchResult] = deque()
         # Mode 0700: the sockets in it are nobody else's.
         self._temporary = tempfile.TemporaryDirectory(prefix="tdpipe-", ignore_cleanup_errors=True)
@@ -98,7 +99,7 @@ class PipelineExecutor:
 
     def begin_run(self) -> None:
         """Start a new run: sequences are forgotten, spans collected afresh."""
-        assert not self._in_flight, self._in_flight
+        assert not self._reports_due, self._reports_due
         self.spans = []
         self._broadcast(Reset())
 
@@ -117,6 +118,7 @@ class PipelineExecutor:
 
     def submit(self, plan: BatchPlan) -> None:
         self._in_flight.append(plan.batch_id)
+        self._reports_due += self.num_stages
         self._broadcast(Run(plan))
 
     def wait(self, until_s: float | None) -> list[BatchResult]:
@@ -134,7 +136,7 @@ class PipelineExecutor:
 
     def settle(self) -> None:
         """Wait until every stage has reported every batch, so that `spans` is complete."""
-        while self._in_flight or len(self.spans) % self.num_stages:
+        while self._reports_due:
             message = self._receive(LIVENESS_S)
             if isinstance(message, Done):
                 self._take(message)
@@ -157,6 +159,7 @@ class PipelineExecutor:
     # ---- messages
 
     def _take(self, done: Done) -> None:
+        self._reports_due -= 1
         self.spans.append(StageSpan(done.stage, done.batch_id, done.start_s, done.end_s))
         if done.stage == self.num_stages - 1:
             expected = self._in_flight.popleft()

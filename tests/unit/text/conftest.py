@@ -62,7 +62,7 @@ def write_folder(folder, tokenizer, **settings):
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": {"content": "<s>", "special": True},
+        "bos_token": {"__type": "AddedToken", "content": "<s>", "special": True},
         "eos_token": "</s>",
         **settings,
     }
