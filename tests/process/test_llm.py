@@ -257,13 +257,3 @@ def test_run_batch_on_real_stages(tmp_path, capsys):
     assert "throughput" in shown and "2 lines failed" in shown and str(target) in shown
     stages = {e["tid"] for e in json.loads(timeline.read_text())["traceEvents"] if e["ph"] == "X"}
     assert stages == {0, 1}
-
-
-def test_decode_keeps_both_stages_busy(tmp_path):
-    """The smoke form of benchmarks/stage_busy.py: the real figure is in benchmarks/results."""
-    script = "benchmarks/stage_busy.py"
-    command = [sys.executable, script, "--smoke", "--folder", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "stage_busy.json").read_text())
-    assert min(result["decode_busy_shares"]) > 0.5

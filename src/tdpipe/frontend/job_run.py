@@ -79,12 +79,16 @@ class JobRun:
     def stream(self) -> Iterator[StreamUpdate]:
         """Text of the single job as it comes. Raises the job's own error."""
         text = IncrementalDetokenizer(self._parts.tokenizer())
-        shown = 0
+        shown, held_back = 0, ""
         for events in self._rounds():
             for event in events:
-                delta = text.append([event.sample.token_id]) if event.sample else ""
-                done = self._collect(event)
+                new_text = text.append([event.sample.token_id]) if event.sample else ""
+                stop, done = self._stop_strings(event), self._collect(event)
                 if done is None:
+                    # What may be the beginning of a stop string is not shown yet.
+                    pending = held_back + new_text
+                    visible = len(pending) - max(map(len, stop), default=1) + 1
+                    delta, held_back = pending[: max(0, visible)], pending[max(0, visible) :]
                     shown += len(delta)
                     yield StreamUpdate(delta, finished=False)
                     continue
@@ -124,6 +128,9 @@ class JobRun:
         return summarize(self.trace, totals)
 
     # ---- details
+
+    def _stop_strings(self, event: OutputEvent) -> tuple[str, ...]:
+        return self._intake.accepted[event.request_id].job.params.stop
 
     def _keep_spans(self) -> None:
         if self.trace is not None:
