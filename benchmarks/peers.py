@@ -55,6 +55,9 @@ class Contender:
             env={**os.environ, **environment},
             text=True,
         )
+
+    def wait_until_loaded(self) -> None:
+        """Let it load and warm up, then stop it until its turn comes."""
         self._answer()
         self._signal(signal.SIGSTOP)
 
@@ -104,7 +107,7 @@ class Contender:
 
 
 def command_of(name: str, options: argparse.Namespace, folder: str) -> Contender:
-    """Start the contender `name` and wait until it is loaded and warm."""
+    """Start the contender `name`."""
     workload = [str(options.requests), str(options.seed), str(options.scale)]
     if name in TDPIPE:
         script = [sys.executable, str(HERE / "peer_tdpipe.py"), name, str(options.stages)]
@@ -132,6 +135,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for name in options.contenders.split(","):
             print(f"loading {name}", file=sys.stderr)
             contenders.append(command_of(name, options, folder))
+            contenders[-1].wait_until_loaded()
         for number in range(options.rounds):
             for contender in contenders:
                 figures = contender.run()

@@ -163,6 +163,25 @@ def test_missing_and_misshapen_tensors(tiny_folder):
         Chain(tiny_folder, [1, 1])
 
 
+def test_damaged_files(tiny_folder):
+    path = tiny_folder / "model.safetensors"
+    # Copies: what load_file returns is mapped from the file that is cut off below.
+    whole = {key: value.to(torch.int32) for key, value in load_file(path).items()}
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConfigError, match="download the model again"):
+        Chain(tiny_folder, [2])
+    save_file(whole, path)
+    with pytest.raises(ConfigError, match=r"torch\.int32; only float32"):
+        Chain(tiny_folder, [2])
+    index = tiny_folder / "model.safetensors.index.json"
+    index.write_text("[]")
+    with pytest.raises(ConfigError, match="not a readable index"):
+        Chain(tiny_folder, [2])
+    index.write_text(json.dumps({"weight_map": {"x": "absent.safetensors"}}))
+    with pytest.raises(ConfigError, match=r"absent\.safetensors"):
+        Chain(tiny_folder, [2])
+
+
 def test_a_stage_loads_only_its_layers(tiny_folder):
     whole, parts = Chain(tiny_folder, [2]), Chain(tiny_folder, [1, 1])
     sizes = [model.weight_bytes for model in parts.models]

@@ -1,13 +1,10 @@
 """Busy shares, phases and the summary, from a trace written by hand."""
 
-import json
-
 import pytest
 
 from tdpipe.core.batch_plan import Phase
 from tdpipe.reporting.bubbles import busy_shares, decode_window_busy_shares, phase_intervals
 from tdpipe.reporting.run_summary import RunTotals, summarize
-from tdpipe.tracing.chrome_trace import chrome_trace, write_chrome_trace
 from tdpipe.tracing.run_trace import BatchRecord, RunTrace, StageSpan
 
 
@@ -53,14 +50,3 @@ def test_summary(trace):
     assert (summary.prefill_s, summary.decode_s, summary.mixed_s) == (3, 6, 0)
     text = str(summary)
     assert "16,14 layers" in text and "1 phase switches, 1 preemptions" in text
-
-
-def test_chrome_trace_has_every_batch_on_every_stage(trace, tmp_path):
-    events = chrome_trace(trace)["traceEvents"]
-    complete = [event for event in events if event["ph"] == "X"]
-    assert sorted((e["tid"], e["args"]["batch"]) for e in complete) == [
-        (stage, batch) for stage in (0, 1) for batch in range(4)
-    ]
-    assert [event["name"] for event in events if event["ph"] == "i"] == ["go"]
-    write_chrome_trace(trace, tmp_path / "sub" / "t.json")
-    assert json.loads((tmp_path / "sub" / "t.json").read_text())["otherData"]

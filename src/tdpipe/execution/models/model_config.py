@@ -6,6 +6,7 @@ from typing import Any
 
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.model_shape import ModelShape
+from tdpipe.execution.models.rope_config import RopeConfig, read_rope
 
 SUPPORTED = {
     "LlamaForCausalLM": "llama",
@@ -14,15 +15,6 @@ SUPPORTED = {
     "Qwen3ForCausalLM": "qwen3",
 }
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True, slots=True)
-class RopeConfig:
-    """Rotary position settings: the kind of scaling, the base, and the kind's own numbers."""
-
-    kind: str
-    theta: float
-    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +57,22 @@ class ModelConfig:
             ConfigError: the architecture or one of its variations is not supported.
         """
         family = _family(config)
-        hidden, heads = _need(config, "hidden_size"), _need(config, "num_attention_heads")
         num_layers = _need(config, "num_hidden_layers")
+        heads, kv_heads, head_dim = _heads(config)
+        max_positions = _optional(config, "max_position_embeddings") or 2048
         qkv_bias = family == "qwen2" or bool(config.get("attention_bias", False))
         return cls(
             architecture=family,
             num_layers=num_layers,
-            hidden_size=hidden,
+            hidden_size=_need(config, "hidden_size"),
             intermediate_size=_need(config, "intermediate_size"),
             num_heads=heads,
-            num_kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or hidden // heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
             vocab_size=_need(config, "vocab_size"),
-            max_position_embeddings=config.get("max_position_embeddings", 2048),
+            max_position_embeddings=max_positions,
             rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-            rope=_rope(config),
+            rope=read_rope(config, max_positions),
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             attention_bias=qkv_bias,
             output_bias=family in ("llama", "qwen3") and bool(config.get("attention_bias", False)),
@@ -112,7 +105,7 @@ def token_ids(value: int | list[int] | None) -> tuple[int, ...]:
 
 
 def _family(config: Mapping[str, Any]) -> str:
-    names = config.get("architectures") or []
+    names = [str(name) for name in config.get("architectures") or []]
     family = next((SUPPORTED[name] for name in names if name in SUPPORTED), None)
     if family is None:
         shown = ", ".join(names) or str(config.get("model_type", "none named"))
@@ -126,36 +119,60 @@ def _family(config: Mapping[str, Any]) -> str:
     return family
 
 
-def _need(config: Mapping[str, Any], name: str) -> int:
+def _optional(config: Mapping[str, Any], name: str) -> int | None:
     value = config.get(name)
-    if not isinstance(value, int):
-        raise ConfigError(f"config.json {name}", value, "the model's config must give a number")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        fix = "the model's config must give a whole number above 0"
+        raise ConfigError(f"config.json {name}", value, fix)
     return value
 
 
-def _rope(config: Mapping[str, Any]) -> RopeConfig:
-    """transformers 5 has rope_parameters, 4 had rope_theta and rope_scaling."""
-    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    kind = settings.get("rope_type") or settings.get("type") or "default"
-    theta = settings.get("rope_theta") or config.get("rope_theta") or 10000.0
-    return RopeConfig(kind, float(theta), settings)
+def _need(config: Mapping[str, Any], name: str) -> int:
+    value = _optional(config, name)
+    if value is None:
+        fix = "the model's config must give a whole number above 0"
+        raise ConfigError(f"config.json {name}", value, fix)
+    return value
+
+
+def _heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Heads, KV heads and head size, which must fit together."""
+    heads = _need(config, "num_attention_heads")
+    kv_heads = _optional(config, "num_key_value_heads") or heads
+    if heads % kv_heads:
+        fix = f"it must divide num_attention_heads={heads}"
+        raise ConfigError("config.json num_key_value_heads", kv_heads, fix)
+    head_dim = _optional(config, "head_dim") or _need(config, "hidden_size") // heads
+    if head_dim == 0 or head_dim % 2:
+        fix = "a head's size must be even, for rotary positions"
+        raise ConfigError("config.json head_dim", head_dim, fix)
+    return heads, kv_heads, head_dim
 
 
 def _windows(config: Mapping[str, Any], family: str, num_layers: int) -> tuple[int | None, ...]:
-    window = config.get("sliding_window")
-    if not window or family == "llama":
-        return (None,) * num_layers
-    if family == "mistral":
+    window = _optional(config, "sliding_window") if config.get("sliding_window") else None
+    # transformers drops the window of a Qwen model without use_sliding_window, whatever its layers.
+    if family == "llama" or (family != "mistral" and not config.get("use_sliding_window", False)):
+        window = None
+    if window is None or family == "mistral":
         return (window,) * num_layers
-    if config.get("layer_types"):
-        kinds = config["layer_types"]
-        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
-    if not config.get("use_sliding_window", False):
-        return (None,) * num_layers
-    first = config.get("max_window_layers", num_layers)
-    return tuple(window if layer >= first else None for layer in range(num_layers))
+    kinds = config.get("layer_types")
+    if not kinds:
+        first = config.get("max_window_layers", 28)  # transformers' default
+        return tuple(window if layer >= first else None for layer in range(num_layers))
+    if len(kinds) != num_layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
+        fix = f"give full_attention or sliding_attention for each of {num_layers} layers"
+        raise ConfigError("config.json layer_types", kinds, fix)
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def _dtype(config: Mapping[str, Any]) -> str | None:
     name = config.get("dtype") or config.get("torch_dtype")
-    return name if name in DTYPES else None
+    if name is None:
+        return None
+    short = str(name).removeprefix("torch.")
+    if short not in DTYPES:
+        raise ConfigError("config.json dtype", name, f"weights must be {', '.join(DTYPES)}")
+    return short

@@ -12,21 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tdpipe.core.errors import ConfigError
-from tdpipe.execution.models.model_config import ModelConfig, RopeConfig
+from tdpipe.execution.models.model_config import ModelConfig
+from tdpipe.execution.models.rope_config import RopeConfig
 
 
 def rope_tables(config: ModelConfig, num_positions: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [num_positions, head_dim / 2], float32.
-
-    Raises:
-        ConfigError: the scaling kind is not supported.
-    """
-    rope = config.rope
-    if rope.kind not in _FREQUENCIES:
-        fix = f"use one of {', '.join(_FREQUENCIES)}"
-        raise ConfigError("rope_scaling", rope.kind, fix)
-    frequencies, factor = _FREQUENCIES[rope.kind](config, rope)
+    """Cosines and sines [num_positions, head_dim / 2], float32."""
+    frequencies, factor = _FREQUENCIES[config.rope.kind](config, config.rope)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
     return angles.cos() * factor, angles.sin() * factor
 
@@ -67,7 +59,7 @@ def _llama3(config: ModelConfig, rope: RopeConfig) -> tuple[Tensor, float]:
 def _yarn(config: ModelConfig, rope: RopeConfig) -> tuple[Tensor, float]:
     settings, dim = rope.settings, config.head_dim
     factor = settings["factor"]
-    original = settings.get("original_max_position_embeddings") or config.max_position_embeddings
+    original = settings["original_max_position_embeddings"]
     base = _base(config, rope.theta)
 
     def dimension_of(rotations: float) -> float:

@@ -1,6 +1,5 @@
 """Reads the weights of one stage from safetensors files, and fuses what the decoder fuses."""
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tdpipe.core.errors import ConfigError
+from tdpipe.execution.models.weight_files import files_of_tensors, readable
 
 if TYPE_CHECKING:
     from tdpipe.execution.models.decoder import DecoderLayer
@@ -26,18 +26,19 @@ FUSED = {
     "attention.query_norm": ("self_attn.q_norm",),
     "attention.key_norm": ("self_attn.k_norm",),
 }
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class StageWeights:
     """Open safetensors files of a Hugging Face folder, one or several with an index.
 
     Raises:
-        ConfigError: there are none, or the index is broken.
+        ConfigError: there are none, or a file or the index is broken.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         self._folder, self._dtype, self._device = folder, dtype, device
-        self._file_of = _index(folder)
+        self._file_of = files_of_tensors(folder)
         self._open: dict[str, Any] = {}
         self._stack = ExitStack()
 
@@ -56,12 +57,9 @@ class StageWeights:
         """One tensor, of the stage's dtype, on its device.
 
         Raises:
-            ConfigError: it is missing, or its shape is not `shape`.
+            ConfigError: it is missing, not of a float type, or its shape is not `shape`.
         """
-        if name not in self._file_of:
-            fix = f"the checkpoint in {self._folder.name} has no such tensor"
-            raise ConfigError("weights", name, fix)
-        tensor: Tensor = self._file(self._file_of[name]).get_tensor(name)
+        tensor = self._read(name)
         if tuple(tensor.shape) != shape:
             fix = f"its shape is {tuple(tensor.shape)}, config.json implies {shape}"
             raise ConfigError("weights", name, fix)
@@ -83,9 +81,7 @@ class StageWeights:
         fused = torch.empty(shape, dtype=self._dtype, device=self._device)
         row = 0
         for name in names:
-            if name not in self._file_of:
-                self.tensor(name, shape)  # raises with the name
-            part = self._file(self._file_of[name]).get_tensor(name)
+            part = self._read(name)
             if row + part.shape[0] > shape[0] or part.shape[1:] != fused.shape[1:]:
                 fix = f"its shape {tuple(part.shape)} does not fit into {shape}"
                 raise ConfigError("weights", name, fix)
@@ -95,29 +91,18 @@ class StageWeights:
             raise ConfigError("weights", names[-1], f"{row} rows in all, not {shape[0]}")
         return fused
 
-    def _file(self, name: str) -> Any:
-        if name not in self._open:
-            opened = safe_open(self._folder / name, framework="pt", device="cpu")
-            self._open[name] = self._stack.enter_context(opened)
-        return self._open[name]
-
-
-def _index(folder: Path) -> dict[str, str]:
-    """Tensor name -> file name."""
-    index_path = folder / "model.safetensors.index.json"
-    if index_path.exists():
-        mapping: dict[str, str] = json.loads(index_path.read_text())["weight_map"]
-        missing = sorted({name for name in mapping.values() if not (folder / name).exists()})
-        if missing:
-            fix = f"{len(missing)} files of the index are missing; download the model again"
-            raise ConfigError("model", missing[0], fix)
-        return mapping
-    files = sorted(path.name for path in folder.glob("*.safetensors"))
-    if not files:
-        fix = "no *.safetensors in the folder; convert the model (save_pretrained) or use a GGUF"
-        raise ConfigError("model", str(folder), fix)
-    found: dict[str, str] = {}
-    for name in files:
-        with safe_open(folder / name, framework="pt", device="cpu") as opened:
-            found.update(dict.fromkeys(opened.keys(), name))
-    return found
+    def _read(self, name: str) -> Tensor:
+        """A tensor as the file has it, checked for its type only."""
+        if name not in self._file_of:
+            fix = f"the checkpoint in {self._folder.name} has no such tensor"
+            raise ConfigError("weights", name, fix)
+        file_name = self._file_of[name]
+        with readable(self._folder / file_name, name):
+            if file_name not in self._open:
+                opened = safe_open(self._folder / file_name, framework="pt", device="cpu")
+                self._open[file_name] = self._stack.enter_context(opened)
+            tensor: Tensor = self._open[file_name].get_tensor(name)
+        if tensor.dtype not in FLOATS:
+            fix = f"its type is {tensor.dtype}; only float32, bfloat16 and float16 are supported"
+            raise ConfigError("weights", name, fix)
+        return tensor
