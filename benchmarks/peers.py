@@ -25,7 +25,7 @@ from tdpipe.execution.models.model_source import resolve_model
 from workload_lognormal import make_workload
 
 HERE = Path(__file__).parent
-TDPIPE = ("td-pipe", "pp-separate", "pp-hybrid")
+TDPIPE = ("adaptive", "td-pipe", "pp-separate", "pp-hybrid")
 # The best settings found for two cores: one process, both cores, none held back.
 VLLM_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "0-1",
@@ -138,6 +138,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             contenders[-1].wait_until_loaded()
         for number in range(options.rounds):
             for contender in contenders:
+                if contender.name == "transformers" and number >= options.static_rounds:
+                    continue
                 figures = contender.run()
                 entry = runs.setdefault(
                     contender.name, {"environment": contender.environment, "rounds": []}
@@ -173,6 +175,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--static-rounds", type=int, default=1, help="rounds of transformers, several times slower"
+    )
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of all lengths")

@@ -9,8 +9,9 @@ from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
 from tdpipe.core.request import Request
 from tdpipe.core.sampling_params import SamplingParams
-from tdpipe.cost.linear_cost import CPU_CORE, LinearCost
+from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_LINK
 from tdpipe.cost.partition import balanced_partition
+from tdpipe.cost.roofline_cost import RooflineCost
 from tdpipe.policies.policy import Policy
 from tdpipe.policies.scheduler_registry import make_scheduler
 from tdpipe.prediction.length_predictor import LengthPredictor
@@ -19,9 +20,9 @@ from tdpipe.prediction.max_tokens import MaxTokensPredictor
 SMALL_MODEL = ModelShape(30, 576, 1536, 9, 3, 64, 49152, True)
 
 
-def make_cost(num_stages: int = 2) -> LinearCost:
+def make_cost(num_stages: int = 2) -> RooflineCost:
     layers = balanced_partition(SMALL_MODEL, num_stages, CPU_CORE, 4)
-    return LinearCost(SMALL_MODEL, layers, CPU_CORE, 4)
+    return RooflineCost(SMALL_MODEL, layers, CPU_CORE, CPU_LINK, 4)
 
 
 def make_limits(num_stages: int = 2, num_blocks: int = 64, **changes: int) -> Limits:
@@ -44,7 +45,7 @@ def make_request(request_id: int = 0, num_prompt: int = 8, predicted: int = 4) -
 def make_state(limits: Limits | None = None, waiting: Sequence[Request] = ()) -> EngineState:
     limits = limits or make_limits()
     state = EngineState(limits, BlockPool(limits.num_blocks))
-    state.waiting.extend(waiting)
+    state.waiting.update((request.request_id, request) for request in waiting)
     return state
 
 
@@ -54,7 +55,8 @@ def add_resident(state: EngineState, request: Request) -> Request:
     request.block_ids.extend(state.pool.hold(request.request_id, num_blocks))
     request.num_scheduled = request.prefill_target = request.num_tokens
     request.output_token_ids.append(1)
-    state.resident[request.request_id] = request
+    request.admission = len(state.resident)
+    state.resident[request.request_id] = state.ready[request.request_id] = request
     return request
 
 

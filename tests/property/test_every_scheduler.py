@@ -1,5 +1,7 @@
 """Every scheduler, driven through the engine over a fake executor with random workloads."""
 
+from types import SimpleNamespace
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +17,7 @@ from tdpipe.prediction.constant import ConstantPredictor
 from tdpipe.prediction.max_tokens import MaxTokensPredictor
 from tdpipe.prediction.oracle import OraclePredictor
 
-NUM_EXAMPLES = 700  # for each of three schedulers: thousands of workloads in all
+NUM_EXAMPLES = 300  # for each scheduler: thousands of workloads in all
 
 
 @st.composite
@@ -102,9 +104,15 @@ def scheduler_test(scheduler):
     return test
 
 
+test_adaptive = scheduler_test("adaptive")
 test_td_pipe = scheduler_test("td-pipe")
 test_pp_separate = scheduler_test("pp-separate")
 test_pp_hybrid = scheduler_test("pp-hybrid")
+test_pp_hybrid_2048 = scheduler_test("pp-hybrid-2048")
+test_token_throttling = scheduler_test("token-throttling")
+test_td_pipe_occupancy = scheduler_test("td-pipe-occupancy")
+test_td_pipe_no_stealing = scheduler_test("td-pipe-no-stealing")
+test_td_pipe_finished = scheduler_test("td-pipe-finished")
 
 
 def test_every_scheduler_has_a_property_test():
@@ -124,7 +132,7 @@ def test_policies_do_not_write_to_the_state():
             assert repr(state) == before
             return choice
 
-        control.policy.plan = watched
+        control.policy = SimpleNamespace(plan=watched)
         executor = FakeExecutor(2, 12, 16)
         source = ScheduledArrivals.all_at_once([make_new(i, 5 + 9 * i, 20 + i) for i in range(8)])
         for _ in drive(control, executor, source):

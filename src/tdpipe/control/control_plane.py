@@ -6,6 +6,7 @@ flight), applies results. Knows no clock, device or text.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tdpipe.control.plan_recorder import PlanRecorder
 from tdpipe.control.stop_condition import StopCondition
@@ -31,8 +32,7 @@ class NewRequest:
     eos_token_ids: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class OutputEvent:
+class OutputEvent(NamedTuple):
     """One token of one request (None for an abort before any token), perhaps its last."""
 
     request_id: int
@@ -59,6 +59,7 @@ class ControlPlane:
         self.state = EngineState(limits, BlockPool(limits.num_blocks))
         self._released: list[int] = []
         self._next_batch_id = 0
+        self._num_admissions = 0
 
     # ---- requests in and out
 
@@ -74,16 +75,16 @@ class ControlPlane:
         forecasts = self.predictor.predict(prompts) if prompts else []
         for request, forecast in zip(accepted, forecasts, strict=True):
             request.predicted_tokens = max(1, forecast.mean_tokens)
-            self.state.waiting.append(request)
+            self.state.waiting[request.request_id] = request
+            self.state.num_waiting_tokens += request.num_tokens
 
     def abort(self, request_id: int) -> OutputEvent | None:
         """End a request now, or when its batch comes back; the event if it ended now."""
         request = self.state.resident.get(request_id)
         if request is None:
-            request = next((r for r in self.state.waiting if r.request_id == request_id), None)
-            if request is None:
+            if request_id not in self.state.waiting:
                 return None
-            self.state.waiting.remove(request)
+            request = self._leave_queue(request_id)
         elif request.num_in_flight:
             request.aborted = True
             return None
@@ -114,20 +115,30 @@ class ControlPlane:
     def complete(self, result: BatchResult) -> list[OutputEvent]:
         """Append the sampled tokens of a batch, end requests, free their blocks."""
         plan = self.state.in_flight.pop(result.batch_id)
-        for piece in plan.slices:
-            self.state.resident[piece.request_id].num_in_flight -= 1
         events = [self._append(sample) for sample in result.samples]
-        aborted = [r for r in self.state.resident.values() if r.aborted and not r.num_in_flight]
-        for request in aborted:
-            self._finish(request, FinishReason.ABORT)
-            events.append(OutputEvent(request.request_id, None, FinishReason.ABORT))
+        for piece in plan.slices:
+            request = self.state.resident.get(piece.request_id)
+            if request is None:
+                continue  # ended by its sample just now
+            request.num_in_flight -= 1
+            if request.num_in_flight == 0:
+                if request.aborted:
+                    self._finish(request, FinishReason.ABORT)
+                    events.append(OutputEvent(request.request_id, None, FinishReason.ABORT))
+                elif not request.is_prefilling:
+                    self.state.ready[request.request_id] = request
         return events
 
     def check(self) -> None:
         """Assert that blocks and requests agree; for tests and idle moments."""
         tables = {r.request_id: r.block_ids for r in self.state.resident.values()}
         self.state.pool.check(tables)
-        assert not any(request.block_ids for request in self.state.waiting)
+        waiting = self.state.waiting.values()
+        assert not any(request.block_ids for request in waiting)
+        assert self.state.num_waiting_tokens == sum(request.num_tokens for request in waiting)
+        residents = self.state.resident.items()
+        assert self.state.ready.keys() == {key for key, one in residents if one.is_decodable}
+        assert self.state.prefilling.keys() == {key for key, one in residents if one.is_prefilling}
 
     # ---- details
 
@@ -151,7 +162,7 @@ class ControlPlane:
         for chunk in choice.prefills:
             slices.append(self._prefill_slice(chunk, starts))
         for request_id in choice.decodes:
-            slices.append(self._slice(self.state.resident[request_id], 1))
+            slices.append(self._decode_slice(self.state.ready.pop(request_id)))
         assert slices, choice
         assert len(slices) <= self.limits.max_num_seqs, len(slices)
         plan = BatchPlan(
@@ -183,10 +194,16 @@ class ControlPlane:
         return self._slice(request, chunk.num_tokens)
 
     def _admit(self, request_id: int) -> Request:
-        request = self.state.waiting.popleft()
-        assert request.request_id == request_id, (request.request_id, request_id)
+        request = self._leave_queue(request_id)
         request.prefill_target = request.num_tokens
-        self.state.resident[request_id] = request
+        request.admission = self._num_admissions
+        self._num_admissions += 1
+        self.state.resident[request_id] = self.state.prefilling[request_id] = request
+        return request
+
+    def _leave_queue(self, request_id: int) -> Request:
+        request = self.state.waiting.pop(request_id)
+        self.state.num_waiting_tokens -= request.num_tokens
         return request
 
     def _slice(self, request: Request, num_tokens: int) -> SequenceSlice:
@@ -197,12 +214,27 @@ class ControlPlane:
         start = request.num_scheduled
         request.num_scheduled += num_tokens
         request.num_in_flight += 1
+        if not request.is_prefilling:
+            del self.state.prefilling[request.request_id]
         return SequenceSlice(
             request_id=request.request_id,
             start=start,
             token_ids=request.tokens_between(start, start + num_tokens),
             new_block_ids=block_ids,
             samples=request.num_scheduled == request.num_tokens,
+        )
+
+    def _decode_slice(self, request: Request) -> SequenceSlice:
+        """The slice of one decode: what `_slice` does, with the checks of a prefill left out."""
+        start = request.num_scheduled
+        block_ids: tuple[int, ...] = ()
+        if start == len(request.block_ids) * self.limits.block_size:
+            block_ids = self.state.pool.hold(request.request_id, 1)
+            request.block_ids.extend(block_ids)
+        request.num_scheduled = start + 1
+        request.num_in_flight = 1
+        return SequenceSlice(
+            request.request_id, start, (request.output_token_ids[-1],), block_ids, True
         )
 
     def _preempt(self, request: Request) -> None:
@@ -212,7 +244,9 @@ class ControlPlane:
         request.prefill_target = 0
         request.num_preemptions += 1
         self.state.num_preemptions += 1
-        self.state.waiting.appendleft(request)
+        self.state.waiting[request.request_id] = request
+        self.state.waiting.move_to_end(request.request_id, last=False)
+        self.state.num_waiting_tokens += request.num_tokens
 
     def _append(self, sample: Sample) -> OutputEvent:
         request = self.state.resident[sample.request_id]
@@ -224,14 +258,11 @@ class ControlPlane:
 
     def _finish_reason(self, request: Request) -> FinishReason | None:
         num_output = len(request.output_token_ids)
-        may_stop = num_output >= request.params.min_tokens
-        # Asked for every token, also before min_tokens: it follows the text as it grows.
-        text_ended = (
-            bool(request.params.stop)
-            and self.stop_condition is not None
-            and self.stop_condition.finished(request)
-        )
-        if may_stop and (text_ended or request.output_token_ids[-1] in request.end_token_ids):
+        ended = request.output_token_ids[-1] in request.end_token_ids
+        if request.params.stop and self.stop_condition is not None:
+            # Asked for every token, also before min_tokens: it follows the text as it grows.
+            ended = self.stop_condition.finished(request) or ended
+        if ended and num_output >= request.params.min_tokens:
             return FinishReason.STOP
         if num_output >= request.max_tokens:
             return FinishReason.LENGTH
@@ -245,6 +276,8 @@ class ControlPlane:
 
     def _release(self, request: Request) -> None:
         del self.state.resident[request.request_id]
+        self.state.ready.pop(request.request_id, None)
+        self.state.prefilling.pop(request.request_id, None)
         self.state.pool.give_back(request.request_id, request.block_ids)
         request.block_ids.clear()
         self._released.append(request.request_id)

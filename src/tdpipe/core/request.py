@@ -20,8 +20,9 @@ class Request:
 
     `num_scheduled` counts the tokens (prompt, then output) sent to the stages since the request
     last got blocks; a preemption sets it back to 0 and keeps the output. `prefill_target` is how
-    many tokens its present prefill covers. `max_tokens` is already cut to what max_model_len
-    leaves. `end_token_ids` are the tokens that end it.
+    many tokens its present prefill covers. `admission` counts up with every request that gets
+    blocks, so of two residents the older one has the smaller number. `max_tokens` is already cut
+    to what max_model_len leaves. `end_token_ids` are the tokens that end it.
     """
 
     request_id: int
@@ -37,6 +38,7 @@ class Request:
     num_scheduled: int = 0
     prefill_target: int = 0
     num_in_flight: int = 0
+    admission: int = 0
     num_preemptions: int = 0
     aborted: bool = False
     finish_reason: FinishReason | None = None
@@ -69,6 +71,8 @@ class Request:
     def tokens_between(self, start: int, stop: int) -> tuple[int, ...]:
         """Token ids at positions start .. stop - 1 of prompt followed by output."""
         num_prompt = len(self.prompt_token_ids)
+        if start >= num_prompt and stop - start == 1:  # a decode; by far the most frequent call
+            return (self.output_token_ids[start - num_prompt],)
         prompt = self.prompt_token_ids[start : min(stop, num_prompt)]
         output = self.output_token_ids[max(0, start - num_prompt) : max(0, stop - num_prompt)]
-        return tuple(prompt) + tuple(output)
+        return (*prompt, *output) if output else prompt

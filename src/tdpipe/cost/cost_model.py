@@ -31,8 +31,13 @@ class BatchLoad:
 
 def prefill_load(start: int, num_tokens: int, samples: bool = True) -> BatchLoad:
     """Load of computing positions start .. start + num_tokens - 1 of one sequence."""
-    pairs = num_tokens * start + num_tokens * (num_tokens + 1) // 2
+    pairs = prefill_pairs(start, num_tokens)
     return BatchLoad(prefill_tokens=num_tokens, prefill_pairs=pairs, sampled=int(samples))
+
+
+def prefill_pairs(start: int, num_tokens: int) -> int:
+    """(query, key) pairs of causal attention at positions start .. start + num_tokens - 1."""
+    return num_tokens * start + num_tokens * (num_tokens + 1) // 2
 
 
 def decode_load(num_sequences: int, context_tokens: int) -> BatchLoad:
@@ -46,17 +51,15 @@ def decode_load(num_sequences: int, context_tokens: int) -> BatchLoad:
 
 def plan_load(plan: BatchPlan) -> BatchLoad:
     """Load of a planned batch."""
-    prefills = [
-        prefill_load(piece.start, piece.num_tokens) for piece in plan.slices[: plan.num_prefills]
-    ]
+    tokens = pairs = sampled = 0
+    for piece in plan.slices[: plan.num_prefills]:
+        count = len(piece.token_ids)
+        tokens += count
+        pairs += prefill_pairs(piece.start, count)
+        sampled += piece.samples
     decodes = plan.slices[plan.num_prefills :]
-    return BatchLoad(
-        prefill_tokens=sum(load.prefill_tokens for load in prefills),
-        prefill_pairs=sum(load.prefill_pairs for load in prefills),
-        decode_sequences=len(decodes),
-        decode_context_tokens=sum(piece.context_tokens for piece in decodes),
-        sampled=plan.num_sampled,
-    )
+    context = sum([piece.start for piece in decodes]) + len(decodes)
+    return BatchLoad(tokens, pairs, len(decodes), context, sampled + len(decodes))
 
 
 class CostModel(Protocol):

@@ -7,13 +7,16 @@ the pace of theirs, so that sum is what the split minimises.
 
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.model_shape import ModelShape
+from tdpipe.cost.collectives import Link
 from tdpipe.cost.cost_model import BatchLoad, decode_load, prefill_load, slowest_stage_time_s
-from tdpipe.cost.linear_cost import DeviceRates, LinearCost
+from tdpipe.cost.roofline_cost import DeviceRates, RooflineCost
 
 # The load that the split is made for: prompts and outputs of the same mean length.
 TYPICAL_PROMPT_TOKENS = 192
 TYPICAL_DECODE = decode_load(64, 64 * 288)
 TYPICAL_OUTPUT_TOKENS = 192
+# Transfers are the same whatever the split.
+_NO_LINK = Link(1e15, 0.0, 1e15)
 
 
 def spread_layers(num_layers: int, num_stages: int, last: int) -> tuple[int, ...]:
@@ -26,7 +29,11 @@ def spread_layers(num_layers: int, num_stages: int, last: int) -> tuple[int, ...
 
 
 def balanced_partition(
-    shape: ModelShape, num_stages: int, rates: DeviceRates, value_bytes: int
+    shape: ModelShape,
+    num_stages: int,
+    rates: DeviceRates,
+    value_bytes: int,
+    tensor_parallel: int = 1,
 ) -> tuple[int, ...]:
     """Layers per stage with the least estimated run time for the typical load.
 
@@ -41,14 +48,14 @@ def balanced_partition(
     prefill = prefill_load(0, TYPICAL_PROMPT_TOKENS)
 
     def run_time_s(layers: tuple[int, ...]) -> float:
-        cost = LinearCost(shape, layers, rates, value_bytes)
+        cost = RooflineCost(shape, layers, rates, _NO_LINK, value_bytes, tensor_parallel)
         per_request_steps = TYPICAL_OUTPUT_TOKENS / TYPICAL_DECODE.decode_sequences
         return _pace(cost, prefill) + per_request_steps * _pace(cost, TYPICAL_DECODE)
 
     return min(splits, key=run_time_s)
 
 
-def _pace(cost: LinearCost, load: BatchLoad) -> float:
+def _pace(cost: RooflineCost, load: BatchLoad) -> float:
     return slowest_stage_time_s(cost, load)
 
 

@@ -7,15 +7,18 @@ from tdpipe.config.engine_config import EngineConfig
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
-from tdpipe.cost.linear_cost import CPU_CORE, CUDA_CARD, LinearCost
+from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_LINK, DEVICES
 from tdpipe.cost.memory_plan import block_bytes, fitting_model_len, num_kv_blocks
 from tdpipe.cost.partition import balanced_partition, checked_partition
+from tdpipe.cost.roofline_cost import RooflineCost
 from tdpipe.execution.models.model_source import ModelSource
 from tdpipe.execution.pipeline_executor import PipelineExecutor, PipelineSpec, assign_cores
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # On CPU a cache beyond this is never the limit of the embedded models; memory is the user's.
 CPU_KV_BYTES_LIMIT = 4 << 30
+# A card that has not been profiled is taken for one with this ratio of arithmetic to bandwidth.
+UNKNOWN_CARD = "L20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class PipelineSetup:
     device: str
     dtype: str
     layers: tuple[int, ...]
-    cost: LinearCost
+    cost: RooflineCost
     model_limit: int
 
     def executor(self, folder: Path) -> PipelineExecutor:
@@ -110,11 +113,12 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else source.config.dtype or "bfloat16"
-    rates, value_bytes = (CPU_CORE if device == "cpu" else CUDA_CARD), VALUE_BYTES[dtype]
+    card, value_bytes = DEVICES[UNKNOWN_CARD], VALUE_BYTES[dtype]
+    rates, link = (CPU_CORE, CPU_LINK) if device == "cpu" else (card.rates(), card.link)
     balanced = balanced_partition(shape, num_stages, rates, value_bytes)
     given = config.layers()
     layers = checked_partition(given, shape.num_layers, num_stages) if given else balanced
-    cost = LinearCost(shape, layers, rates, value_bytes)
+    cost = RooflineCost(shape, layers, rates, link, value_bytes)
     setup = PipelineSetup(config, shape, device, dtype, layers, cost, model_limit)
     setup.check_kv_memory()
     return setup

@@ -20,7 +20,7 @@ def free_places(state: EngineState) -> int:
 
 def waiting_that_may_enter(state: EngineState) -> Iterator[Request]:
     """Waiting requests in order of service, as many as there are places for."""
-    return islice(state.waiting, max(0, free_places(state)))
+    return islice(state.waiting.values(), max(0, free_places(state)))
 
 
 def whole_prefill_blocks(state: EngineState, request: Request) -> int:

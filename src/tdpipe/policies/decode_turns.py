@@ -5,16 +5,17 @@ apart become equal again; and no more than P decode batches travel at once, else
 would be fragments.
 """
 
+from operator import attrgetter
+
 from tdpipe.core.batch_plan import Phase
 from tdpipe.core.engine_state import EngineState
 from tdpipe.core.request import Request
 
 
 def next_decode_share(state: EngineState) -> list[Request]:
-    """The oldest decodable requests, at most one P-th of all that decode, rounded up."""
-    decoding = [request for request in state.resident.values() if not request.is_prefilling]
-    share = -(-len(decoding) // state.limits.num_stages)
-    at_hand = [request for request in decoding if request.is_decodable]
+    """The oldest requests at hand, at most one P-th of all that decode, rounded up."""
+    share = -(-state.num_decoding // state.limits.num_stages)
+    at_hand = sorted(state.ready.values(), key=attrgetter("admission"))
     return at_hand[: min(share, state.limits.max_num_seqs)]
 
 

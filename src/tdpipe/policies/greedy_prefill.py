@@ -6,11 +6,24 @@ device, so that prefill batches are many, small and equal.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from tdpipe.core.engine_state import EngineState
 from tdpipe.core.request import Request
 from tdpipe.policies.admission import waiting_that_may_enter, whole_prefill_blocks
 from tdpipe.policies.kv_forecast import KVForecast
+
+
+class PrefillRule(Protocol):
+    """How far a prefill phase goes."""
+
+    def next_batch(self, state: EngineState, forecast: KVForecast) -> list[Request]:
+        """The next waiting requests to prefill together; empty when the phase should end."""
+        ...
+
+    def would_admit(self, state: EngineState) -> list[list[Request]]:
+        """The prefill batches that a phase beginning now would run, if memory stayed as it is."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +48,7 @@ class GreedyPrefill:
         num_tokens = 0
         for request in waiting_that_may_enter(state):
             alone = not state.resident and not chosen
-            if not self._fits(state, forecast, request, free, alone):
+            if not self.fits(state, forecast, request, free, alone):
                 break
             chosen.append(request)
             forecast.add(request)
@@ -53,7 +66,7 @@ class GreedyPrefill:
         open_tokens = self.saturation_tokens
         for request in waiting_that_may_enter(state):
             alone = not state.resident and not batches
-            if not self._fits(state, forecast, request, free, alone):
+            if not self.fits(state, forecast, request, free, alone):
                 break
             forecast.add(request)
             free -= whole_prefill_blocks(state, request)
@@ -64,10 +77,25 @@ class GreedyPrefill:
             open_tokens += request.num_tokens
         return batches
 
-    def _fits(
+    def fits(
         self, state: EngineState, forecast: KVForecast, request: Request, free: int, alone: bool
     ) -> bool:
+        """Whether one more request may be admitted with `free` blocks left."""
         if whole_prefill_blocks(state, request) > free:
             return False
         # With nothing resident the forecast must not lock out a request that fits the cache.
         return alone or forecast.peak_with(request) < self.threshold * state.limits.num_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class OccupancyPrefill(GreedyPrefill):
+    """Ablation: prefill until `occupancy` of the blocks are in use, whatever comes later."""
+
+    occupancy: float = 0.9
+
+    def fits(
+        self, state: EngineState, forecast: KVForecast, request: Request, free: int, alone: bool
+    ) -> bool:
+        free -= whole_prefill_blocks(state, request)
+        used = state.limits.num_blocks - free
+        return free >= 0 and (alone or used <= self.occupancy * state.limits.num_blocks)

@@ -4,16 +4,30 @@ from collections.abc import Callable
 
 from tdpipe.core.errors import ConfigError
 from tdpipe.cost.cost_model import CostModel
+from tdpipe.policies.adaptive import Adaptive
+from tdpipe.policies.greedy_prefill import OccupancyPrefill
 from tdpipe.policies.hybrid_batching import HybridBatching
+from tdpipe.policies.phase_switch import FinishedShareSwitch
 from tdpipe.policies.policy import Policy
 from tdpipe.policies.separate_batching import SeparateBatching
 from tdpipe.policies.temporal_disaggregation import TemporalDisaggregation
+from tdpipe.policies.token_throttling import TokenThrottling
+from tdpipe.policies.work_stealing import keep
 
 SCHEDULERS: dict[str, Callable[[CostModel], Policy]] = {
+    "adaptive": Adaptive,
     "td-pipe": TemporalDisaggregation,
     "pp-separate": lambda cost: SeparateBatching(),
     "pp-hybrid": lambda cost: HybridBatching(),
+    "pp-hybrid-2048": lambda cost: HybridBatching(2048),
+    "token-throttling": lambda cost: TokenThrottling(),
+    # td-pipe with one part replaced by a fixed rule.
+    "td-pipe-occupancy": lambda cost: TemporalDisaggregation(cost, OccupancyPrefill()),
+    "td-pipe-no-stealing": lambda cost: TemporalDisaggregation(cost, balance=keep),
+    "td-pipe-finished": lambda cost: TemporalDisaggregation(cost, switch=FinishedShareSwitch()),
 }
+# The same batching where all devices share one stage; real runs have no tensor parallelism yet.
+TENSOR_PARALLEL: dict[str, str] = {"tp-separate": "pp-separate", "tp-hybrid": "pp-hybrid"}
 
 
 def make_scheduler(name: str, cost: CostModel) -> Policy:
@@ -22,6 +36,7 @@ def make_scheduler(name: str, cost: CostModel) -> Policy:
     Raises:
         ConfigError: there is none of that name.
     """
+    name = TENSOR_PARALLEL.get(name, name)
     if name not in SCHEDULERS:
         raise ConfigError("scheduler", name, f"use one of {', '.join(SCHEDULERS)}")
     return SCHEDULERS[name](cost)

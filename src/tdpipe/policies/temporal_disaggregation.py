@@ -10,21 +10,34 @@ in greedy_prefill and kv_forecast, work_stealing, intensity; this file is the ph
 from tdpipe.core.batch_plan import Phase
 from tdpipe.core.engine_state import EngineState
 from tdpipe.core.lanes import Lanes, deal, keep_only
-from tdpipe.cost.cost_model import BatchLoad, CostModel, prefill_load
-from tdpipe.policies.greedy_prefill import GreedyPrefill
-from tdpipe.policies.intensity import compare
+from tdpipe.cost.cost_model import CostModel
+from tdpipe.policies.greedy_prefill import GreedyPrefill, PrefillRule
 from tdpipe.policies.kv_forecast import KVForecast
+from tdpipe.policies.phase_switch import IntensitySwitch, PhaseSwitch
 from tdpipe.policies.policy import Choice, PrefillChunk
 from tdpipe.policies.preemption import make_room
-from tdpipe.policies.work_stealing import steal
+from tdpipe.policies.work_stealing import Balance, steal
 
 
 class TemporalDisaggregation:
-    """The paper's scheduler with its parameters as defaults."""
+    """The paper's scheduler with its parameters as defaults.
 
-    def __init__(self, cost: CostModel, greedy: GreedyPrefill | None = None) -> None:
-        self.cost = cost
-        self.greedy = greedy or GreedyPrefill()
+    Args:
+        cost: for the intensity comparison.
+        prefill_rule, balance, switch: what decides how far to prefill, how decode batches stay
+            equal, and when to stop decoding; others than the defaults are for ablations.
+    """
+
+    def __init__(
+        self,
+        cost: CostModel,
+        prefill_rule: PrefillRule | None = None,
+        balance: Balance = steal,
+        switch: PhaseSwitch | None = None,
+    ) -> None:
+        self.prefill_rule = prefill_rule or GreedyPrefill()
+        self.balance = balance
+        self.switch = switch or IntensitySwitch(cost)
         self.phase = Phase.PREFILL
         self.lanes = Lanes()
         self.next_lane = 0
@@ -50,7 +63,7 @@ class TemporalDisaggregation:
     def _plan_prefill(self, state: EngineState) -> Choice | None:
         if self._forecast is None:
             self._forecast = KVForecast(state.limits.block_size, state.resident.values())
-        batch = self.greedy.next_batch(state, self._forecast)
+        batch = self.prefill_rule.next_batch(state, self._forecast)
         if not batch:
             return None
         chunks = tuple(PrefillChunk(request.request_id, request.num_tokens) for request in batch)
@@ -67,6 +80,7 @@ class TemporalDisaggregation:
         self.phase = Phase.DECODE
         self.lanes = deal(list(state.resident), state.limits.num_stages)
         self.next_lane = 0
+        self.switch.begin(state)
 
     def _plan_decode(self, state: EngineState) -> Choice | None:
         """The next lane in turn; None while it, or every live request, is still on its way."""
@@ -86,7 +100,7 @@ class TemporalDisaggregation:
         lanes = self.lanes
         lane = keep_only(lanes.batches[index], state.resident)
         lanes.withheld = keep_only(lanes.withheld, state.resident)
-        shares = steal(lane, lanes.withheld, [len(batch) for batch in lanes.batches], index)
+        shares = self.balance(lane, lanes.withheld, [len(batch) for batch in lanes.batches], index)
         lanes.batches[index] = list(shares.lane)
         lanes.withheld = list(shares.withheld)
         return make_room(state, [state.resident[request_id] for request_id in shares.lane])
@@ -102,27 +116,15 @@ class TemporalDisaggregation:
             return True
         if self.next_lane != 0:
             return False
-        batches = self.greedy.would_admit(state)
+        batches = self.prefill_rule.would_admit(state)
         if not batches:
             return False
-        loads = [_batch_load([request.num_tokens for request in batch]) for batch in batches]
-        size = -(-len(state.resident) // state.limits.num_stages)
-        context = sum(request.num_tokens for request in state.resident.values())
-        verdict = compare(self.cost, loads, size, context / len(state.resident))
-        if verdict.says_switch:
+        verdict = self.switch.reason(state, batches)
+        if verdict:
             admitted = sum(map(len, batches))
             self._reason = f"prefill: {verdict}, {admitted} of {len(state.waiting)} waiting fit"
-        return verdict.says_switch
+        return bool(verdict)
 
     def _take_reason(self) -> str:
         reason, self._reason = self._reason, ""
         return reason
-
-
-def _batch_load(lengths: list[int]) -> BatchLoad:
-    loads = [prefill_load(0, length) for length in lengths]
-    return BatchLoad(
-        prefill_tokens=sum(load.prefill_tokens for load in loads),
-        prefill_pairs=sum(load.prefill_pairs for load in loads),
-        sampled=len(loads),
-    )

@@ -6,6 +6,7 @@ newest first), one below it is topped up from what others left. Stealing moves m
 stage holds every request's KV.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -15,6 +16,9 @@ class Shares:
 
     lane: tuple[int, ...]
     withheld: tuple[int, ...]
+
+
+Balance = Callable[[list[int], list[int], list[int], int], Shares]
 
 
 def steal(lane: list[int], withheld: list[int], sizes: list[int], index: int) -> Shares:
@@ -33,3 +37,8 @@ def steal(lane: list[int], withheld: list[int], sizes: list[int], index: int) ->
         return Shares(tuple(lane[:target]), tuple(withheld) + tuple(lane[target:]))
     taken = target - len(lane)
     return Shares(tuple(lane) + tuple(withheld[:taken]), tuple(withheld[taken:]))
+
+
+def keep(lane: list[int], withheld: list[int], sizes: list[int], index: int) -> Shares:
+    """Ablation: no stealing; every lane goes on with what is left of it."""
+    return Shares((*lane, *withheld), ())

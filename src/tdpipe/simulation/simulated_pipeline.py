@@ -2,7 +2,8 @@
 
 A FIFO pipeline needs no event queue. A stage starts a batch at max(stage free, batch arrived):
     start[s] = max(free[s], end[s-1] + transfer),  end[s] = free[s] = start[s] + time[s]
-Tokens are made up (always PLACEHOLDER_TOKEN), so requests must end by max_tokens.
+Transfers are asynchronous: the sending stage goes on at once. Tokens are made up (always
+PLACEHOLDER_TOKEN), so requests must end by max_tokens.
 """
 
 from collections import deque
@@ -18,16 +19,27 @@ class SimulatedPipeline:
     """Executor over `cost.num_stages` simulated stages.
 
     Args:
-        cost: times of stages and links, in seconds.
-        engine_overhead_s: added between a batch's submission and its start on the first stage.
+        cost: times of stages and links, in seconds; tensor parallelism within a stage is part
+            of its stage times.
+        engine_overhead_s: engine time a batch costs. The engine handles one batch at a time, and
+            a batch starts on the first stage only after it.
+        keep_spans: record every batch on every stage in `spans`.
     """
 
-    def __init__(self, cost: CostModel, engine_overhead_s: float = 0.0) -> None:
+    def __init__(
+        self, cost: CostModel, engine_overhead_s: float = 0.0, keep_spans: bool = True
+    ) -> None:
         self.cost = cost
         self.depth = cost.num_stages + 1
         self.engine_overhead_s = engine_overhead_s
+        self.keep_spans = keep_spans
         self.spans: list[StageSpan] = []
+        self.busy_s = [0.0] * cost.num_stages
+        self.num_batches = 0
+        self.num_sampled = 0
+        self.num_prefilled = 0
         self._clock_s = 0.0
+        self._engine_free_s = 0.0
         self._stage_free_s = [0.0] * cost.num_stages
         self._running: deque[tuple[float, BatchPlan]] = deque()  # (end on the last stage, plan)
 
@@ -40,14 +52,21 @@ class SimulatedPipeline:
     def submit(self, plan: BatchPlan) -> None:
         assert self.has_room(), len(self._running)
         load = plan_load(plan)
-        arrived_s = self._clock_s + self.engine_overhead_s
+        transfer_s = self.cost.transfer_time_s(load.num_tokens)
+        arrived_s = max(self._clock_s, self._engine_free_s) + self.engine_overhead_s
+        self._engine_free_s = arrived_s
         for stage in range(self.cost.num_stages):
             start_s = max(self._stage_free_s[stage], arrived_s)
-            end_s = start_s + self.cost.stage_time_s(stage, load)
+            time_s = self.cost.stage_time_s(stage, load)
+            end_s = start_s + time_s
             self._stage_free_s[stage] = end_s
-            self.spans.append(StageSpan(stage, plan.batch_id, start_s, end_s))
-            arrived_s = end_s + self.cost.transfer_time_s(plan.num_tokens)
+            self.busy_s[stage] += time_s
+            if self.keep_spans:
+                self.spans.append(StageSpan(stage, plan.batch_id, start_s, end_s))
+            arrived_s = end_s + transfer_s
         self._running.append((end_s, plan))
+        self.num_batches += 1
+        self.num_prefilled += load.prefill_tokens
 
     def wait(self, until_s: float | None) -> list[BatchResult]:
         """Advance the clock to the next result, or to until_s if that comes first."""
@@ -58,8 +77,9 @@ class SimulatedPipeline:
         end_s, plan = self._running.popleft()
         self._clock_s = end_s
         samples = tuple(
-            Sample(piece.request_id, PLACEHOLDER_TOKEN) for piece in plan.slices if piece.samples
+            [Sample(piece.request_id, PLACEHOLDER_TOKEN) for piece in plan.slices if piece.samples]
         )
+        self.num_sampled += len(samples)
         return [BatchResult(plan.batch_id, samples)]
 
     def close(self) -> None:

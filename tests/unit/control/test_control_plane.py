@@ -41,7 +41,7 @@ def test_the_cache_limits_a_request_too():
 def test_no_max_tokens_means_the_rest_of_the_context():
     control = make_control(limits=make_limits(max_model_len=64))
     control.add([make_new(0, 60, None)])
-    assert control.state.waiting[0].max_tokens == 4
+    assert next(iter(control.state.waiting.values())).max_tokens == 4
 
 
 def test_end_of_text_stops_unless_ignored():
@@ -114,7 +114,7 @@ def test_preempted_request_is_recomputed_with_its_output():
         ids = [piece.request_id for piece in plan.slices]
         control.complete(BatchResult(plan.batch_id, tuple(Sample(i, 60 + i) for i in ids)))
         plans.append(plan)
-    victim = control.state.waiting[0]
+    victim = next(iter(control.state.waiting.values()))
     assert victim.request_id == 1 and victim.output_token_ids == [51, 61]
     assert plans[-1].released == (1,)
     while not any(piece.request_id == 1 for piece in plans[-1].slices):

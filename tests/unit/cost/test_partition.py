@@ -6,9 +6,10 @@ from factories import SMALL_MODEL
 from tdpipe.core.errors import CapacityError, ConfigError
 from tdpipe.core.model_shape import ModelShape
 from tdpipe.cost.cost_model import decode_load, prefill_load
-from tdpipe.cost.linear_cost import CPU_CORE, LinearCost
+from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_LINK
 from tdpipe.cost.memory_plan import block_bytes, fitting_model_len, num_kv_blocks
 from tdpipe.cost.partition import balanced_partition, checked_partition, spread_layers
+from tdpipe.cost.roofline_cost import RooflineCost
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4, 30])
@@ -28,7 +29,7 @@ def test_the_choice_is_the_best_of_all_two_stage_splits():
     """Brute force over every split, with the objective written out."""
 
     def run_time(split):
-        cost = LinearCost(SMALL_MODEL, split, CPU_CORE, 4)
+        cost = RooflineCost(SMALL_MODEL, split, CPU_CORE, CPU_LINK, 4)
         prefill = max(cost.stage_time_s(stage, prefill_load(0, 192)) for stage in (0, 1))
         decode = max(cost.stage_time_s(stage, decode_load(64, 64 * 288)) for stage in (0, 1))
         return prefill + 192 / 64 * decode

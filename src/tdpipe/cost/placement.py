@@ -1,0 +1,96 @@
+"""A model laid over the devices of a node: which layers where, and what memory is left for KV."""
+
+from dataclasses import dataclass
+
+from tdpipe.core.errors import CapacityError
+from tdpipe.core.model_shape import ModelShape
+from tdpipe.cost.hardware_catalogue import GIB, Device
+from tdpipe.cost.memory_plan import block_bytes
+from tdpipe.cost.partition import balanced_partition
+from tdpipe.cost.roofline_cost import RooflineCost
+
+# Share of a card that weights, workspace and KV cache may fill (vLLM's default), and the workspace.
+UTILIZATION = 0.9
+WORKSPACE_BYTES = 1 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """`layers` per stage, each stage on `tensor_parallel` devices of one kind."""
+
+    shape: ModelShape
+    device: Device
+    layers: tuple[int, ...]
+    tensor_parallel: int = 1
+    value_bytes: int = 2
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.layers) * self.tensor_parallel
+
+    def cost(self) -> RooflineCost:
+        """Times of this placement by the roofline of its device."""
+        rates, link = self.device.rates(), self.device.link
+        return RooflineCost(
+            self.shape, self.layers, rates, link, self.value_bytes, self.tensor_parallel
+        )
+
+    def weight_bytes(self, stage: int) -> float:
+        """Bytes of weights on each device of a stage."""
+        params = self.layers[stage] * self.shape.layer_params
+        first, last = stage == 0, stage == len(self.layers) - 1
+        shared = first and last and self.shape.tie_word_embeddings
+        params += (first + last - shared) * self.shape.vocab_params
+        return params * self.value_bytes / self.tensor_parallel
+
+    def kv_bytes(self, stage: int, utilization: float = UTILIZATION) -> float:
+        """Bytes that each device of a stage has left for KV; negative if the weights do not fit."""
+        usable = self.device.memory_bytes * utilization - WORKSPACE_BYTES
+        return usable - self.weight_bytes(stage)
+
+    def num_blocks(self, block_size: int = 16, utilization: float = UTILIZATION) -> int:
+        """KV blocks of the stage that holds fewest.
+
+        Raises:
+            CapacityError: the weights leave no room for a block; names the memory it would take.
+        """
+        # Beyond one rank for each KV head, the heads are repeated.
+        ranks = min(self.tensor_parallel, self.shape.num_kv_heads)
+        blocks = min(
+            int(
+                self.kv_bytes(stage, utilization)
+                * ranks
+                // block_bytes(self.shape, count, block_size, self.value_bytes)
+            )
+            for stage, count in enumerate(self.layers)
+        )
+        if blocks < 1:
+            raise CapacityError("gpu", self._shown(), self._needed_fix(utilization))
+        return blocks
+
+    def _shown(self) -> str:
+        return f"{self.num_devices} x {self.device.name} ({self.device.memory_bytes / GIB:.0f} GiB)"
+
+    def _needed_fix(self, utilization: float) -> str:
+        most = max(map(self.weight_bytes, range(len(self.layers))))
+        needed = (most + WORKSPACE_BYTES) / utilization / GIB
+        return (
+            f"the weights alone need {needed:.1f} GiB on a device of this layout: use more or "
+            "larger devices, or a smaller dtype"
+        )
+
+
+def place(
+    shape: ModelShape,
+    device: Device,
+    num_stages: int,
+    tensor_parallel: int = 1,
+    value_bytes: int = 2,
+) -> Placement:
+    """The placement whose layers are split by estimated time.
+
+    Raises:
+        ConfigError: there are fewer layers than stages.
+    """
+    layers = balanced_partition(shape, num_stages, device.rates(), value_bytes, tensor_parallel)
+    return Placement(shape, device, layers, tensor_parallel, value_bytes)

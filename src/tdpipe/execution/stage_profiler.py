@@ -1,0 +1,181 @@
+"""A profile of a started pipeline: enters an executor that is ready for batches, leaves its cost.
+
+Contrasts between probes separate the terms of `StageProfile`: one long prompt against many short
+ones of as many tokens gives the attention pairs, sampled against silent prompts the projection,
+decodes over a long against a short context the reads of the KV cache.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+from tdpipe.core.limits import Limits
+from tdpipe.cost.profile_table import ProfileTable
+from tdpipe.cost.profiled_cost import ProfiledCost, StageProfile
+from tdpipe.execution.pipeline_executor import PipelineExecutor
+from tdpipe.execution.probe_batches import Probe
+from tdpipe.execution.stage_bench import StageBench
+
+# A term that noise makes larger than what it is a part of may not eat it up.
+LEAST_REMAINDER = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileGrid:
+    """What is measured.
+
+    Attributes:
+        prefill_tokens: lengths of single prompts, rising.
+        pair_tokens, short_tokens: a batch of pair_tokens as one prompt, and as short ones.
+        row_tokens, row_prompt_tokens: a batch of row_tokens as one sampled prompt, and as many.
+        decode_sequences: sizes of decode batches, rising.
+        contexts: cached tokens of a decoding sequence, few and many.
+        kv_sequences: size of the decode batch that is measured at both contexts.
+        link_tokens: tokens in the larger of two batches whose transfer is timed.
+        rounds: times that all probes are gone through. Others on the machine slow it down for
+            seconds and never speed it up, so the least of the rounds is nearest to the truth.
+    """
+
+    prefill_tokens: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 768)
+    pair_tokens: int = 768
+    short_tokens: int = 64
+    row_tokens: int = 128
+    row_prompt_tokens: int = 8
+    decode_sequences: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    contexts: tuple[int, int] = (64, 512)
+    kv_sequences: int = 32
+    link_tokens: int = 256
+    rounds: int = 3
+
+    # Probes by what they are for; a probe that serves two purposes is measured once.
+
+    def single(self, num_tokens: int) -> Probe:
+        return Probe(num_prefills=1, prefill_tokens=num_tokens)
+
+    def pair_contrast(self) -> tuple[Probe, Probe]:
+        """Many pairs, few pairs."""
+        count = self.pair_tokens // self.short_tokens
+        return self.single(self.pair_tokens), Probe(count, self.short_tokens)
+
+    def one_row_contrast(self) -> tuple[Probe, Probe]:
+        """One sampled row, none."""
+        return Probe(1, self.row_tokens, samples=True), self.single(self.row_tokens)
+
+    def rows_contrast(self) -> tuple[Probe, Probe]:
+        """Many sampled rows, none."""
+        count, length = self.row_tokens // self.row_prompt_tokens, self.row_prompt_tokens
+        return Probe(count, length, samples=True), Probe(count, length)
+
+    def decode(self, num_sequences: int, context_tokens: int) -> Probe:
+        return Probe(num_decodes=num_sequences, context_tokens=context_tokens)
+
+    def kv_contrast(self) -> tuple[Probe, Probe]:
+        """A long context, a short one."""
+        short, long = self.contexts
+        return self.decode(self.kv_sequences, long), self.decode(self.kv_sequences, short)
+
+    def probes(self) -> list[Probe]:
+        """All of them, each once, prefills first: they write the cache that decodes read."""
+        singles = [self.single(count) for count in self.prefill_tokens]
+        contrasts = (*self.pair_contrast(), *self.one_row_contrast(), *self.rows_contrast())
+        decodes = [self.decode(count, self.contexts[0]) for count in self.decode_sequences]
+        return list(dict.fromkeys([*singles, *contrasts, *decodes, *self.kv_contrast()]))
+
+
+FULL_GRID = ProfileGrid()
+# Coarse and over in seconds, for tests.
+QUICK_GRID = ProfileGrid(
+    prefill_tokens=(8, 32, 64, 128),
+    pair_tokens=128,
+    short_tokens=16,
+    row_tokens=64,
+    decode_sequences=(1, 4, 16, 32),
+    contexts=(16, 256),
+    kv_sequences=4,
+    link_tokens=64,
+    rounds=2,
+)
+
+
+def profile_stages(
+    executor: PipelineExecutor,
+    limits: Limits,
+    layers: tuple[int, ...],
+    grid: ProfileGrid = FULL_GRID,
+) -> ProfiledCost:
+    """Measure an idle pipeline whose KV cache is allocated; it forgets what it held.
+
+    Probes that the KV cache or the context limit has no room for are left out, and what only they
+    would tell counts as free.
+
+    Raises:
+        StageFailed: a stage raised or ended.
+    """
+    bench = StageBench(executor, limits)
+    probes = [probe for probe in grid.probes() if probe.fits(limits)]
+    if not any(probe.num_prefills for probe in probes):
+        probes.insert(0, Probe(num_prefills=1, prefill_tokens=1))
+    if not any(probe.num_decodes for probe in probes):
+        probes.append(Probe(num_decodes=1, context_tokens=2))
+    rounds = [[bench.busy_s(probe) for probe in probes] for _ in range(grid.rounds)]
+    stages = tuple(
+        fit_stage(
+            {
+                probe: min(times[index][stage] for times in rounds)
+                for index, probe in enumerate(probes)
+            },
+            grid,
+            is_last=stage == executor.num_stages - 1,
+        )
+        for stage in range(executor.num_stages)
+    )
+    latency_s, token_s = bench.link_s(grid.link_tokens)
+    bench.end()
+    return ProfiledCost(stages, latency_s, token_s, layers)
+
+
+def fit_stage(times: Mapping[Probe, float], grid: ProfileGrid, is_last: bool) -> StageProfile:
+    """Separate the terms of one stage's times."""
+    pair_s = _rate_s(times, grid.pair_contrast(), lambda probe: probe.load.prefill_pairs)
+    kv_token_s = _rate_s(times, grid.kv_contrast(), lambda probe: probe.load.decode_context_tokens)
+    projection_s, row_s = _row_times_s(times, grid) if is_last else (0.0, 0.0)
+    dense, decode = {}, {}
+    for probe, time_s in times.items():
+        load = probe.load
+        if probe.num_prefills == 1 and not probe.samples:
+            rest_s = time_s - pair_s * load.prefill_pairs
+            dense[load.prefill_tokens] = max(rest_s, LEAST_REMAINDER * time_s)
+        elif probe.num_decodes and load.decode_sequences not in decode:
+            rest_s = time_s - kv_token_s * load.decode_context_tokens
+            decode[load.decode_sequences] = max(rest_s, LEAST_REMAINDER * time_s)
+    return StageProfile(_rising(dense), _rising(decode), pair_s, kv_token_s, row_s, projection_s)
+
+
+def _rate_s(
+    times: Mapping[Probe, float],
+    contrast: tuple[Probe, Probe],
+    amount: Callable[[Probe], int],
+) -> float:
+    """Seconds per unit by which the two probes differ; 0 if one was not measured."""
+    more, less = contrast
+    if more not in times or less not in times or amount(more) <= amount(less):
+        return 0.0
+    return max(0.0, times[more] - times[less]) / (amount(more) - amount(less))
+
+
+def _row_times_s(times: Mapping[Probe, float], grid: ProfileGrid) -> tuple[float, float]:
+    """Seconds that sampling takes whatever the number of rows, and for each row."""
+    one = _rate_s(times, grid.one_row_contrast(), lambda probe: probe.load.sampled)
+    sampled, silent = grid.rows_contrast()
+    count = sampled.num_prefills
+    if sampled not in times or silent not in times or count < 2:
+        return one, 0.0
+    row_s = max(0.0, times[sampled] - times[silent] - one) / (count - 1)
+    return max(0.0, one - row_s), row_s
+
+
+def _rising(points: Mapping[int, float]) -> ProfileTable:
+    """A table in which more work never takes less time: what does was disturbed, and is cut."""
+    counts = sorted(points)
+    lowest_above = accumulate((points[count] for count in reversed(counts)), min)
+    return ProfileTable(tuple(counts), tuple(reversed(list(lowest_above))))

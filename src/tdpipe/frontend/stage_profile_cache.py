@@ -1,0 +1,70 @@
+"""Measured profiles in the user's cache folder, one file for each model, partition and machine."""
+
+import hashlib
+import os
+import platform
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tdpipe.config.profile_file import ProfileKey, load_profile, save_profile
+from tdpipe.core.errors import ConfigError
+from tdpipe.cost.profiled_cost import ProfiledCost
+from tdpipe.execution.models.model_source import ModelSource, cache_folder
+
+
+def profile_key(
+    source: ModelSource, dtype: str, device: str, layers: tuple[int, ...], threads_per_stage: int
+) -> ProfileKey:
+    """What a profile of this pipeline holds for; every "auto" resolved."""
+    return ProfileKey(
+        model=source.name,
+        shape=source.config.shape(),
+        dtype=dtype,
+        device=device,
+        layers=layers,
+        threads_per_stage=threads_per_stage,
+        machine=machine_name(device),
+    )
+
+
+def profile_path(key: ProfileKey) -> Path:
+    """Where the cache keeps a profile."""
+    told = repr(sorted(asdict(replace(key, model="")).items()))
+    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+    return cache_folder() / "profiles" / f"{'-'.join(map(str, key.layers))}-{digest}.json"
+
+
+def load_cached_profile(key: ProfileKey) -> ProfiledCost | None:
+    """The profile measured before, or None; a damaged file counts as none."""
+    try:
+        return load_profile(profile_path(key), key)[1]
+    except ConfigError:
+        return None
+
+
+def store_profile(key: ProfileKey, cost: ProfiledCost) -> Path:
+    """Keep a profile; returns its file.
+
+    Raises:
+        ConfigError: the cache folder cannot be written.
+    """
+    path = profile_path(key)
+    save_profile(path, key, cost)
+    return path
+
+
+def machine_name(device: str) -> str:
+    """The processor or card that stages run on, and how many there are."""
+    if device == "cpu":
+        return f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+    import torch
+
+    return f"{torch.cuda.get_device_name(0)} x {torch.cuda.device_count()}"
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

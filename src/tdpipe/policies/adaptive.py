@@ -1,0 +1,215 @@
+"""The default scheduler: equal batches, a cache that is full by forecast, critical requests first.
+
+TD-Pipe keeps phases apart because batches of different length leave bubbles. This scheduler makes
+all batches alike instead: each holds its share of the decodes, chosen by time rather than number,
+and is filled up with prefill to a common size (batch_sizing). What may be prefilled is decided by
+the forecast of the KV cache (kv_timeline), in the order that keeps the end of the run short
+(admission_order). While nothing decodes yet, or the cache has room for all that waits, that is
+TD-Pipe's prefill phase in other words; where memory is scarce, prefill rides on the weights that
+decoding reads anyway.
+"""
+
+from collections import deque
+from itertools import accumulate
+from operator import attrgetter
+
+from tdpipe.core.engine_state import EngineState
+from tdpipe.core.request import Request
+from tdpipe.cost.cost_model import CostModel, decode_load, slowest_stage_time_s
+from tdpipe.policies.admission import free_places
+from tdpipe.policies.admission_order import AdmissionOrder
+from tdpipe.policies.batch_sizing import BatchSize, BatchSizing, Outlook
+from tdpipe.policies.decode_turns import decode_batches_in_flight
+from tdpipe.policies.kv_timeline import KVTimeline, expected_remaining
+from tdpipe.policies.policy import Choice, PrefillChunk
+from tdpipe.policies.preemption import make_room
+
+# Share of the blocks that the forecast may fill; what is left absorbs its error.
+FILL = 0.98
+# The forecast is made anew after that many rounds, or once 1 in 100 residents has ended.
+ROUNDS_PER_FORECAST = 4
+ENDED_SHARE = 0.01
+# A request is critical that needs this share of the rounds left.
+CRITICAL_SHARE = 0.5
+
+
+class Adaptive:
+    """Scheduler for pipelines of any number of stages.
+
+    Args:
+        cost: decides batch sizes and balances the decode batches.
+    """
+
+    def __init__(self, cost: CostModel) -> None:
+        self.cost = cost
+        self.sizing = BatchSizing(cost)
+        self.order = AdmissionOrder()
+        self.timeline: KVTimeline | None = None
+        self.size = BatchSize(self.sizing.ample, "start")
+        self._is_full = False
+        self._batches_since_forecast = 0
+        self._ended_at_forecast = 0
+        self._sent: deque[tuple[int, int]] = deque()  # (decodes, context tokens) in flight
+        self._reason = ""
+
+    def __repr__(self) -> str:
+        return f"Adaptive(size={self.size}, full={self._is_full})"
+
+    def plan(self, state: EngineState, now_s: float) -> Choice | None:
+        if decode_batches_in_flight(state) >= state.limits.num_stages:
+            return None
+        self._refresh(state)
+        lane = self._next_lane(state)
+        decodes, victims = hold_back(state, lane)
+        # Blocks just taken from a request must not go to a newer one.
+        chunks = () if victims else self._chunks(state, decodes)
+        if not decodes and not chunks:
+            return None
+        self._batches_since_forecast += 1
+        context = sum(request.num_scheduled for request in decodes)
+        self._sent.append((len(decodes), context))
+        reason, self._reason = self._reason, ""
+        ids = tuple(request.request_id for request in decodes)
+        return Choice(prefills=chunks, decodes=ids, preempted=victims, reason=reason)
+
+    # ---- outlook
+
+    def _refresh(self, state: EngineState) -> None:
+        """Make the forecast anew when it is due, and set the batch size by it."""
+        ended = state.num_finished + state.num_preemptions
+        if self.timeline is None:
+            self.timeline = KVTimeline(state.limits.block_size)
+        elif not state.waiting or not self._is_stale(state, ended):
+            return
+        self._batches_since_forecast, self._ended_at_forecast = 0, ended
+        self.order.follow(state)
+        outlook = self._outlook(state, self.timeline)
+        size = self.sizing.size(outlook)
+        self.order.critical_tokens = CRITICAL_SHARE * self.sizing.rounds_left(outlook, size)
+        if size.limit != self.size.limit:
+            self._reason = _explain(size, outlook, state)
+        self.size, self._is_full = size, False
+
+    def _is_stale(self, state: EngineState, ended: int) -> bool:
+        rounds = self._batches_since_forecast / state.limits.num_stages
+        ended -= self._ended_at_forecast
+        share = ENDED_SHARE * len(state.resident)
+        return rounds >= ROUNDS_PER_FORECAST or ended > share or not state.resident
+
+    def _outlook(self, state: EngineState, timeline: KVTimeline) -> Outlook:
+        residents = list(state.resident.values())
+        remaining = [expected_remaining(request) for request in residents]
+        waiting = [request.predicted_remaining for request in self.order.heads(state)]
+        longest = max([*remaining, *waiting], default=1)
+        timeline.rebuild(residents, longest)
+        return Outlook(
+            prompt_tokens=state.num_waiting_tokens,
+            output_tokens=self.order.expected_tokens + sum(remaining),
+            longest_tokens=longest,
+            decodes=state.num_decoding / state.limits.num_stages,
+            room=1 - max(timeline.blocks) / state.limits.num_blocks,
+            is_full=self._is_full,
+        )
+
+    # ---- decode
+
+    def _next_lane(self, state: EngineState) -> list[Request]:
+        """The oldest requests at hand, as many as take one P-th of all decodes' time."""
+        while len(self._sent) > len(state.in_flight):
+            self._sent.popleft()  # batches come back in the order they were sent
+        at_hand = sorted(state.ready.values(), key=attrgetter("admission"))
+        contexts = [0, *accumulate(request.num_scheduled for request in at_hand)]
+        number = len(at_hand) + sum(decodes for decodes, _ in self._sent)
+        context = contexts[-1] + sum(context for _, context in self._sent)
+        stages = state.limits.num_stages
+        fair_s = self._decode_s(-(-number // stages), -(-context // stages))
+        low, high = min(1, len(at_hand)), min(len(at_hand), state.limits.max_num_seqs)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._decode_s(middle, contexts[middle]) <= fair_s:
+                low = middle
+            else:
+                high = middle - 1
+        return at_hand[:low]
+
+    def _decode_s(self, number: int, context: int) -> float:
+        return slowest_stage_time_s(self.cost, decode_load(number, context))
+
+    # ---- prefill
+
+    def _chunks(self, state: EngineState, lane: list[Request]) -> tuple[PrefillChunk, ...]:
+        """Prefill that fills the batch up: prompts already begun, then new ones that fit."""
+        most = min(self.size.tokens, state.limits.max_num_batched_tokens)
+        budget = max(most - len(lane), 0 if lane else 1)
+        places = state.limits.max_num_seqs - len(lane)
+        free = state.pool.num_free - sum(state.blocks_needed(one, 1) for one in lane)
+        new_places = free_places(state)
+        chunks: list[PrefillChunk] = []
+        candidates = iter(state.prefilling.values())
+        while budget > 0 and places > len(chunks):
+            request = next(candidates, None)
+            is_new = request is None
+            if request is None and new_places > 0:
+                request = self._next_new(state, alone=not state.resident and not chunks)
+            if request is None:
+                break
+            block_size = state.limits.block_size
+            held = len(request.block_ids) * block_size - request.num_scheduled
+            num_tokens = min(request.num_unscheduled, budget, free * block_size + held)
+            if num_tokens <= 0:
+                break
+            if is_new:
+                self._admit(request)
+                new_places -= 1
+            chunks.append(PrefillChunk(request.request_id, num_tokens))
+            budget -= num_tokens
+            free -= state.blocks_needed(request, num_tokens)
+            if num_tokens < request.num_unscheduled:
+                break  # one unfinished prefill at a time, else unfinished ones lock up memory
+        return tuple(chunks)
+
+    def _next_new(self, state: EngineState, alone: bool) -> Request | None:
+        """The first request in order that the forecast has room for."""
+        assert self.timeline is not None
+        if self._is_full:
+            return None
+        per_round = self.size.tokens * state.limits.num_stages
+        for request in self.order.heads(state):
+            peak = self.timeline.peak_with(request, per_round)
+            if alone or peak <= FILL * state.limits.num_blocks:
+                return request
+        self._is_full = True
+        return None
+
+    def _admit(self, request: Request) -> None:
+        assert self.timeline is not None
+        self.order.take(request)
+        self.timeline.add(request)
+
+
+def hold_back(state: EngineState, lane: list[Request]) -> tuple[list[Request], tuple[int, ...]]:
+    """The requests of the lane that can go on, and victims of preemption.
+
+    While most of a lane finds blocks, the others just wait a round for what finishes: nothing is
+    computed twice then. If most do not, requests are preempted.
+    """
+    free = state.pool.num_free
+    stay: list[Request] = []
+    for request in lane:
+        needed = state.blocks_needed(request, 1)
+        if needed <= free:
+            free -= needed
+            stay.append(request)
+    if 2 * len(stay) >= len(lane):
+        return stay, ()
+    ids, victims = make_room(state, lane)
+    return [state.resident[request_id] for request_id in ids], victims
+
+
+def _explain(size: BatchSize, outlook: Outlook, state: EngineState) -> str:
+    return (
+        f"batches of {size.tokens} tokens ({size.limit} limit): {outlook.prompt_tokens} prompt and "
+        f"{outlook.output_tokens} output tokens left, longest {outlook.longest_tokens}, "
+        f"{outlook.decodes:.1f} decodes a batch, {outlook.room:.0%} of the cache unplanned, "
+        f"{len(state.waiting)} waiting"
+    )

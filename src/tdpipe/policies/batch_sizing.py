@@ -1,0 +1,110 @@
+"""How many tokens the batches of the coming rounds shall hold, and which limit decided it.
+
+All batches in a pipeline should take the same time, and none less than the read of the weights
+pays for. Three limits, in tokens per batch; the smallest counts:
+
+efficient   enough to compute near the best rate; a little less counts as enough while the cache is
+            full, where small batches let finished requests be replaced sooner
+chain       the steps of the longest request follow each other, one a round. With batches of n
+            tokens, of time(n), the R tokens left take R / (n P) rounds; what the longest request
+            still needs then goes on almost alone:
+                run time(n) = R / n x time(n) + max(0, longest - R / (n P)) x P x time(1)
+            The limit is the largest n with the least run time: small batches make short rounds,
+            which pays where a batch of the least efficient size is hardly slower per token.
+flow        with a full cache, prompts can come in only as fast as decoding makes room:
+            decodes per batch x (1 + waiting prompt tokens / tokens still to be generated)
+
+No batch need be smaller than what is free, because the weights are read anyway.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tdpipe.cost.cost_model import CostModel
+from tdpipe.policies.saturation import batch_time_s, efficient_tokens, free_tokens
+
+AMPLE_SHARE, SCARCE_SHARE = 0.98, 0.95
+# Share of the blocks that the forecast must leave for the flow limit not to apply.
+OPEN_SHARE = 0.3
+# Sizes are tried in steps of this ratio; run times that differ by less than a share of
+# INDIFFERENCE are taken as equal.
+STEP_RATIO = 1.1
+INDIFFERENCE = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is known of the rest of the run.
+
+    Attributes:
+        prompt_tokens: waiting to be prefilled.
+        output_tokens: expected from waiting and resident requests together.
+        longest_tokens: expected remaining output of the longest request.
+        decodes: mean decodes in a batch.
+        room: share of the blocks that the forecast leaves free at its peak.
+        is_full: nothing that waits fits the forecast.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    longest_tokens: int
+    decodes: float
+    room: float
+    is_full: bool
+
+    @property
+    def tokens_left(self) -> int:
+        return self.prompt_tokens + self.output_tokens
+
+
+class BatchSize(NamedTuple):
+    """Tokens of a batch, and the name of the limit that set them."""
+
+    tokens: int
+    limit: str
+
+
+class BatchSizing:
+    """Batch sizes for one pipeline."""
+
+    def __init__(self, cost: CostModel) -> None:
+        self.num_stages = cost.num_stages
+        self.free = free_tokens(cost)
+        self.ample = efficient_tokens(cost, AMPLE_SHARE)
+        self.scarce = efficient_tokens(cost, SCARCE_SHARE)
+        self._alone_s = batch_time_s(cost, 1)
+        sizes = [self.free]
+        while sizes[-1] < self.ample:
+            sizes.append(int(sizes[-1] * STEP_RATIO) + 1)
+        self._times_s = [(size, batch_time_s(cost, size)) for size in sizes]
+
+    def size(self, outlook: Outlook) -> BatchSize:
+        """The smallest of the limits, but not less than what is free."""
+        limits = {
+            "efficient": float(self.scarce if outlook.is_full else self.ample),
+            "chain": float(self._chain_limit(outlook)),
+        }
+        if outlook.room < OPEN_SHARE:
+            ratio = outlook.prompt_tokens / max(1, outlook.output_tokens)
+            limits["flow"] = outlook.decodes * (1 + ratio)
+        name = min(limits, key=lambda limit: limits[limit])
+        if limits[name] <= self.free:
+            return BatchSize(self.free, "free")
+        return BatchSize(int(limits[name]), name)
+
+    def rounds_left(self, outlook: Outlook, size: BatchSize) -> float:
+        """Rounds of P batches of that size that the tokens left will take."""
+        return outlook.tokens_left / (self.num_stages * size.tokens)
+
+    def _chain_limit(self, outlook: Outlook) -> int:
+        """The largest size with the least run time."""
+        run_times_s = [
+            (self._run_time_s(outlook, size, time_s), size) for size, time_s in self._times_s
+        ]
+        least_s = min(run_times_s)[0]
+        return max(size for run_s, size in run_times_s if run_s <= (1 + INDIFFERENCE) * least_s)
+
+    def _run_time_s(self, outlook: Outlook, size: int, time_s: float) -> float:
+        batches = outlook.tokens_left / size
+        rounds_alone = max(0.0, outlook.longest_tokens - batches / self.num_stages)
+        return batches * time_s + rounds_alone * self.num_stages * self._alone_s

@@ -1,0 +1,80 @@
+"""One simulated run: the real control plane and scheduler over the simulated pipeline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tdpipe.control.arrivals import ScheduledArrivals, TimedRequest
+from tdpipe.control.control_plane import ControlPlane
+from tdpipe.control.engine_loop import drive
+from tdpipe.core.limits import Limits
+from tdpipe.cost.cost_model import CostModel
+from tdpipe.policies.policy import Policy
+from tdpipe.prediction.length_predictor import LengthPredictor
+from tdpipe.simulation.simulated_pipeline import SimulatedPipeline
+from tdpipe.tracing.run_trace import RunTrace
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedRun:
+    """What a simulated run came to; times in seconds of the virtual clock.
+
+    `recomputed_tokens` were prefilled again after a preemption; `busy_shares` are of the whole
+    run, one for each stage.
+    """
+
+    makespan_s: float
+    prompt_tokens: int
+    output_tokens: int
+    prefilled_tokens: int
+    num_batches: int
+    num_preemptions: int
+    peak_kv_share: float
+    busy_shares: tuple[float, ...]
+    trace: RunTrace | None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Prompt and output tokens per second, as the paper counts throughput."""
+        return (self.prompt_tokens + self.output_tokens) / self.makespan_s
+
+    @property
+    def recomputed_share(self) -> float:
+        """Recomputed tokens as a share of all tokens computed."""
+        recomputed = self.prefilled_tokens - self.prompt_tokens
+        return recomputed / (self.prefilled_tokens + self.output_tokens)
+
+
+def simulate(
+    requests: Sequence[TimedRequest],
+    policy: Policy,
+    cost: CostModel,
+    limits: Limits,
+    predictor: LengthPredictor,
+    engine_overhead_s: float = 0.0,
+    keep_trace: bool = False,
+) -> SimulatedRun:
+    """Run the requests to their end.
+
+    Raises:
+        RequestRejected: a request is beyond the limits.
+    """
+    pipeline = SimulatedPipeline(cost, engine_overhead_s, keep_trace)
+    control = ControlPlane(limits, policy, predictor)
+    trace = RunTrace(limits.num_stages, limits.num_blocks) if keep_trace else None
+    for _ in drive(control, pipeline, ScheduledArrivals(requests), trace):
+        pass
+    control.check()
+    if trace is not None:
+        trace.spans.extend(pipeline.spans)
+    end_s = pipeline.now_s()
+    return SimulatedRun(
+        makespan_s=end_s,
+        prompt_tokens=sum(len(timed.request.prompt_token_ids) for timed in requests),
+        output_tokens=pipeline.num_sampled,
+        prefilled_tokens=pipeline.num_prefilled,
+        num_batches=pipeline.num_batches,
+        num_preemptions=control.state.num_preemptions,
+        peak_kv_share=control.state.pool.peak_used / limits.num_blocks,
+        busy_shares=tuple(busy_s / end_s for busy_s in pipeline.busy_s),
+        trace=trace,
+    )

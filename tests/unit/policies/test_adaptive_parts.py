@@ -1,0 +1,139 @@
+"""The parts of the adaptive scheduler: order of admission, forecast, batch size, lanes."""
+
+import pytest
+
+from factories import add_resident, make_cost, make_limits, make_request, make_state
+from tdpipe.core.block_pool import blocks_for
+from tdpipe.cost.cost_model import BatchLoad
+from tdpipe.cost.hardware_catalogue import find_device
+from tdpipe.cost.model_catalogue import find_model
+from tdpipe.cost.placement import place
+from tdpipe.policies.adaptive import Adaptive, hold_back
+from tdpipe.policies.admission_order import AdmissionOrder
+from tdpipe.policies.batch_sizing import BatchSizing, Outlook
+from tdpipe.policies.kv_timeline import NUM_INTERVALS, KVTimeline, expected_remaining
+from tdpipe.policies.saturation import efficient_tokens, free_tokens
+
+
+def order_of(state, order):
+    """Ids in the order in which they would be admitted."""
+    taken = []
+    while True:
+        head = next(iter(order.heads(state)), None)
+        if head is None:
+            return taken
+        order.take(head)
+        del state.waiting[head.request_id]
+        taken.append(head.request_id)
+
+
+def test_critical_requests_first_then_the_shortest():
+    lengths = [10, 500, 30, 2000, 11]
+    state = make_state(waiting=[make_request(i, predicted=n) for i, n in enumerate(lengths)])
+    order = AdmissionOrder()
+    order.critical_tokens = 400
+    order.follow(state)
+    assert order.expected_tokens == sum(lengths)
+    assert order_of(state, order) == [3, 1, 0, 4, 2]
+    assert order.expected_tokens == 0
+
+
+def test_the_order_follows_arrivals_preemptions_and_aborts():
+    state = make_state(waiting=[make_request(i, predicted=50) for i in range(3)])
+    order = AdmissionOrder()
+    order.follow(state)
+    first = next(iter(order.heads(state)))
+    order.take(first)
+    del state.waiting[0]
+    state.waiting[9] = make_request(9, predicted=50)  # arrives
+    del state.waiting[1]  # aborted
+    state.waiting[0] = first  # preempted: to the front of the queue
+    state.waiting.move_to_end(0, last=False)
+    order.follow(state)
+    assert order_of(state, order) == [2, 0, 9]
+
+
+def brute_force(requests, block_size, interval):
+    """Blocks in use in each interval, request by request."""
+    blocks = [0.0] * NUM_INTERVALS
+    for request in requests:
+        remaining = expected_remaining(request)
+        last = min(remaining // interval, NUM_INTERVALS - 1)
+        for index in range(last + 1):
+            grown = min(remaining, (index + 1) * interval) if index < last else remaining
+            blocks[index] += (request.num_tokens + block_size // 2 + grown) / block_size
+    return blocks
+
+
+def test_timeline_equals_brute_force():
+    requests = [make_request(i, 7 * i + 1, 13 * i + 2) for i in range(40)]
+    requests[5].output_token_ids.extend([1] * 90)  # has outlived its forecast
+    timeline = KVTimeline(16)
+    timeline.rebuild(requests, longest=600)
+    assert timeline.interval == 10
+    assert timeline.blocks == pytest.approx(brute_force(requests, 16, 10))
+    more = make_request(99, 100, 333)
+    timeline.add(more)
+    assert timeline.blocks == pytest.approx(brute_force([*requests, more], 16, 10))
+
+
+def test_a_long_prompt_fills_the_cache_only_as_fast_as_it_is_computed():
+    timeline = KVTimeline(16)
+    timeline.rebuild([], longest=640)
+    long = make_request(0, 4000, 100)
+    at_once = timeline.peak_with(long, 10**6)
+    assert at_once == pytest.approx((4000 + 8 + 100) / 16)
+    assert timeline.peak_with(long, 10) < blocks_for(10 * 110, 16) + 1
+
+
+def test_saturation_points_are_where_the_roofline_bends():
+    cost = place(find_model("llama-2-13b"), find_device("L20"), 4).cost()
+    free, efficient = free_tokens(cost), efficient_tokens(cost, 0.95)
+    one_s = cost.layer_time_s(BatchLoad(prefill_tokens=1))
+    bend = next(n for n in range(500) if cost.layer_time_s(BatchLoad(prefill_tokens=n)) > one_s)
+    assert bend <= free <= 1.15 * bend < 200
+    assert bend < efficient < efficient_tokens(cost, 0.98) < 500
+
+
+def outlook(**changes):
+    settings = {
+        "prompt_tokens": 10**6, "output_tokens": 10**6, "longest_tokens": 100, "decodes": 50.0,
+        "room": 1.0, "is_full": False,
+    }  # fmt: skip
+    return Outlook(**{**settings, **changes})
+
+
+def test_each_limit_of_the_batch_size():
+    sizing = BatchSizing(place(find_model("llama-2-13b"), find_device("L20"), 4).cost())
+    assert sizing.size(outlook()) == (sizing.ample, "efficient")
+    assert sizing.size(outlook(is_full=True)) == (sizing.scarce, "efficient")
+    # 2,000,000 tokens over 4 stages are 2500 rounds of 200 tokens.
+    size = sizing.size(outlook(longest_tokens=2500))
+    assert size.limit == "chain" and 180 <= size.tokens <= 205
+    # A full cache: 90 decodes a batch make room for as many prompt tokens.
+    assert sizing.size(outlook(decodes=90.0, room=0.05)) == (180, "flow")
+    assert sizing.size(outlook(decodes=3.0, room=0.05)) == (sizing.free, "free")
+    assert sizing.rounds_left(outlook(), sizing.size(outlook())) == 2e6 / 4 / sizing.ample
+
+
+def test_a_lane_takes_its_share_of_time_not_of_requests():
+    state = make_state(make_limits(num_stages=2, num_blocks=2000))
+    long = [add_resident(state, make_request(i, 2000)) for i in range(2)]
+    short = [add_resident(state, make_request(i, 20)) for i in range(2, 22)]
+    lane = Adaptive(make_cost(2))._next_lane(state)
+    assert lane[0] is long[0] and len(lane) < 11
+    assert len(short) == 20
+
+
+def test_requests_without_a_block_wait_while_most_of_the_lane_goes_on():
+    state = make_state(make_limits(num_blocks=5))
+    # Contexts that fill their blocks: each needs a new one now. One is free.
+    full = [add_resident(state, make_request(i, 15)) for i in range(2)]
+    roomy = [add_resident(state, make_request(i, 8)) for i in range(2, 4)]
+    for request in full:
+        request.num_scheduled = request.prefill_target = 16
+    stay, victims = hold_back(state, [*full, *roomy])
+    assert (stay, victims) == ([full[0], *roomy], ())
+    state.pool.hold(77, 1)
+    stay, victims = hold_back(state, full)
+    assert (stay, victims) == (full, (3, 2))  # the youngest give way
