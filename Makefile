@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types locks format clean
+.PHONY: demo test equality lint types locks format clean
 
 demo: $(STAMP)
 	$(BIN)/tdpipe run-batch -i examples/prompts.jsonl -o build/demo/answers.jsonl \
@@ -14,6 +14,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Every scheduler and number of stages against all 64 reference answers: about ten minutes.
+equality: $(STAMP)
+	$(BIN)/python -m pytest -s tests/process/test_equality.py --all-prompts
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -12,11 +12,12 @@ the exit status is 1 if a table is out of date.
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md",)
+PAGES = ("README.md", "docs/benchmarks.md")
 MARKS = re.compile(r"(<!-- table:([a-z_]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -49,7 +50,89 @@ def stage_busy(result: dict) -> str:
     )
 
 
-TABLES = {"peers": peers, "stage_busy": stage_busy}
+def paper_nodes(result: dict) -> str:
+    """tokens/s of the paper's schedulers, and td-pipe's ratio to each baseline."""
+    columns = ("tp-separate", "tp-hybrid", "pp-separate", "pp-hybrid")
+    head = "| node | model | td-pipe | adaptive |" + "".join(
+        f" td-pipe / {name} | with engine time |" for name in columns
+    )
+    lines = [head, "|---" * (4 + 2 * len(columns)) + "|"]
+    nodes = {(run["num_devices"], run["device"], run["model"]): {} for run in result["runs"]}
+    for run in result["runs"]:
+        key = (run["num_devices"], run["device"], run["model"])
+        nodes[key][run["scheduler"], run["engine_overhead_s"] > 0] = run["tokens_per_s"]
+    for (count, device, model), found in nodes.items():
+        ours = found["td-pipe", False]
+        ratios = [
+            f" {ours / found[name, slow]:.2f} |" for name in columns for slow in (False, True)
+        ]
+        lines.append(
+            f"| {count}x {device} | {model} | {ours:.0f} | {found['adaptive', False]:.0f} |"
+            + "".join(ratios)
+        )
+    return "\n".join(lines) + "\n"
+
+
+def paper_grid(result: dict) -> str:
+    """adaptive against the best rival in each cell."""
+    summary = result["summary"]
+    lines = [
+        "| node | model | workload | best rival | its share of the bound | adaptive's | "
+        "adaptive / best rival | adaptive / td-pipe |",
+        "|---" * 8 + "|",
+    ]
+    for cell in summary["cells"]:
+        lines.append(
+            f"| 4x {cell['device']} | {cell['model']} | {cell['workload']} | {cell['best_rival']} | "
+            f"{cell['rival_bound_share']:.1%} | {cell['bound_share']:.1%} | {cell['ratio']:.2f} | "
+            f"{cell['ratio_td_pipe']:.2f} |"
+        )
+    lines.append(
+        f"\nGeometric means: {summary['geometric_mean_ratio']:.3f} x the best rival of each cell, "
+        f"{summary['geometric_mean_ratio_td_pipe']:.3f} x td-pipe; the least ratio is "
+        f"{summary['least_ratio']:.3f}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def paper_ablation(result: dict) -> str:
+    """tokens/s of td-pipe and its variants."""
+    return _matrix(result["runs"], lambda run: f"4x {run['device']} {run['model']}")
+
+
+def paper_memory(result: dict) -> str:
+    """tokens/s with a shrinking cache, and recomputed tokens."""
+    speeds = _matrix(result["runs"], lambda run: f"{run['kv_share']:.0%}")
+    shares = _matrix(
+        result["runs"], lambda run: f"{run['kv_share']:.0%}", "recomputed_share", "{:.1%}"
+    )
+    return f"{speeds}\nRecomputed tokens, as a share of all:\n\n{shares}"
+
+
+def _matrix(
+    runs: list[dict],
+    row_of: Callable[[dict], str],
+    figure: str = "tokens_per_s",
+    form: str = "{:.0f}",
+) -> str:
+    names = list(dict.fromkeys(run["scheduler"] for run in runs))
+    rows: dict[str, dict[str, str]] = {}
+    for run in runs:
+        rows.setdefault(row_of(run), {})[run["scheduler"]] = form.format(run[figure])
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for title, found in rows.items():
+        lines.append(f"| {title} | " + " | ".join(found[name] for name in names) + " |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {
+    "peers": peers,
+    "stage_busy": stage_busy,
+    "paper_nodes": paper_nodes,
+    "paper_grid": paper_grid,
+    "paper_ablation": paper_ablation,
+    "paper_memory": paper_memory,
+}
 
 
 def render(text: str) -> str:

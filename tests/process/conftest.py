@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reference_answers import MODEL, NUM_PROMPTS, continuations
+from reference_answers import MODEL, NUM_PROMPTS, SAMPLE_STEP, continuations
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.text.tokenizer import Tokenizer
 
@@ -17,13 +17,16 @@ def source():
 
 
 @pytest.fixture(scope="session")
-def prompts(source):
-    """Token ids of 64 of the example prompts, from the shortest to 300 tokens."""
+def prompts(source, request):
+    """Token ids of 64 of the example prompts, from the shortest to 300 tokens, or a sample."""
     tokenizer = Tokenizer(source.folder)
     path = Path(__file__).parents[2] / "examples" / "prompts.jsonl"
     bodies = [json.loads(line)["body"] for line in path.read_text().splitlines()]
     chats = [body["messages"] for body in bodies if "messages" in body]
-    return [tokenizer.encode_chat(messages) for messages in chats[:NUM_PROMPTS]]
+    step = 1 if request.config.getoption("all_prompts") else SAMPLE_STEP
+    chosen = chats[:NUM_PROMPTS:step]
+    assert len(chosen) == -(-NUM_PROMPTS // step)
+    return [tokenizer.encode_chat(messages) for messages in chosen]
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +34,6 @@ def reference(source, prompts):
     """(tokens, gap between the two best logits) of each step of each prompt."""
     from transformers import AutoModelForCausalLM
 
-    assert len(prompts) == NUM_PROMPTS
     torch.set_num_threads(2)
     model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32)
     model.generation_config.eos_token_id = None

@@ -35,6 +35,14 @@ def test_stage_busy(tmp_path):
     assert len(result["decode_busy_shares"]) == 2 and min(result["decode_busy_shares"]) > 0.5
 
 
+def test_paper(tmp_path):
+    run("paper.py", "--smoke", "--parts", "grid,memory", "--folder", str(tmp_path))
+    summary = json.loads((tmp_path / "paper_grid.json").read_text())["summary"]
+    assert len(summary["cells"]) == 24 and summary["geometric_mean_ratio"] > 0.9
+    memory = json.loads((tmp_path / "paper_memory.json").read_text())["runs"]
+    assert {run["kv_share"] for run in memory} == {0.67, 0.38, 0.19, 0.10}
+
+
 def test_workload_has_the_totals_it_promises():
     workload = make_workload(200)
     assert sum(len(item.prompt) for item in workload) == 28659
@@ -43,6 +51,7 @@ def test_workload_has_the_totals_it_promises():
 
 
 def test_tables_are_up_to_date():
-    text = (ROOT / "README.md").read_text()
-    assert make_tables.render(text) == text
-    assert make_tables.MARKS.findall(text)
+    for page in make_tables.PAGES:
+        text = (ROOT / page).read_text()
+        assert make_tables.render(text) == text
+        assert make_tables.MARKS.findall(text)

@@ -1,7 +1,6 @@
 """Outputs equal transformers' token for token, whatever the stages, scheduler or preemption.
 
-Every combination runs over a sample of the prompts, and two stages over all of them. With
-`pytest tests/process/test_equality.py --all-prompts` every combination runs over all of them.
+Every combination runs over a sample of the prompts; `make equality` runs each over all of them.
 """
 
 import pytest
@@ -10,8 +9,7 @@ from reference_answers import MODEL, NUM_TOKENS, differences
 from tdpipe import LLM, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
-SCHEDULERS = ("td-pipe", "pp-separate", "pp-hybrid")
-SAMPLE = slice(None, None, 5)
+SCHEDULERS = ("td-pipe", "pp-separate", "pp-hybrid", "adaptive")
 # 60 blocks of 16 tokens: about six of the requests fit at once.
 SCARCE_BLOCKS = 60
 
@@ -20,27 +18,21 @@ def block_bytes(num_layers):
     return num_layers * 16 * 2 * 3 * 64 * 4
 
 
-@pytest.fixture(scope="session")
-def sample(request):
-    return slice(None) if request.config.getoption("all_prompts") else SAMPLE
-
-
 @pytest.mark.parametrize("num_stages", [1, 2, 3])
-def test_all_schedulers_on_each_number_of_stages(num_stages, sample, prompts, reference):
+def test_all_schedulers_on_each_number_of_stages(num_stages, prompts, reference):
     """One start per number of stages; the scheduler is changed between the runs."""
-    part = slice(None) if num_stages == 2 else sample
     with LLM(MODEL, pipeline_parallel_size=num_stages, kv_cache_memory="1GiB") as llm:
         for scheduler in SCHEDULERS:
             llm.use_scheduler(scheduler)
-            wrong, ties = differences(llm.generate(prompts[part], GREEDY), reference[part])
+            wrong, ties = differences(llm.generate(prompts, GREEDY), reference)
             summary = llm.summary()
             print(f"{num_stages} stages, {scheduler}: {summary.num_requests} requests, ties {ties}")
             assert wrong == [] and len(ties) < 8
             assert summary.scheduler == scheduler and summary.num_preemptions == 0
-            assert summary.output_tokens == summary.num_requests * NUM_TOKENS
+            assert summary.output_tokens == len(prompts) * NUM_TOKENS
 
 
-def test_with_preemption(sample, prompts, reference):
+def test_with_preemption(prompts, reference):
     """A KV cache for a few requests and forecasts that are far too low."""
     with LLM(
         MODEL,
@@ -51,8 +43,9 @@ def test_with_preemption(sample, prompts, reference):
     ) as llm:
         for scheduler in SCHEDULERS:
             llm.use_scheduler(scheduler)
-            wrong, ties = differences(llm.generate(prompts[sample], GREEDY), reference[sample])
-            summary = llm.summary()
-            print(f"{scheduler}: {summary.num_preemptions} preemptions, ties {ties}")
-            assert summary.num_preemptions > 0
-            assert wrong == [] and len(ties) < 5
+            wrong, ties = differences(llm.generate(prompts, GREEDY), reference)
+            preemptions = llm.summary().num_preemptions
+            print(f"{scheduler}: {preemptions} preemptions, ties {ties}")
+            # adaptive lets requests wait for blocks before it preempts any.
+            assert preemptions > 0 or scheduler == "adaptive"
+            assert wrong == [] and len(ties) < 8

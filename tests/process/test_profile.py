@@ -69,7 +69,9 @@ def test_batches_outside_the_grid(cost, pipeline, probe):
     rounds = [bench.busy_s(probe) for _ in range(4)]
     measured = [min(times) for times in zip(*rounds, strict=True)]
     told = [cost.stage_time_s(stage, probe.load) for stage in range(2)]
-    assert told == pytest.approx(measured, rel=0.4)
+    # Usually within a fifth; shared machines slow down by half for seconds at a time.
+    ratios = [told_s / measured_s for told_s, measured_s in zip(told, measured, strict=True)]
+    assert all(0.5 < ratio < 2 for ratio in ratios), ratios
 
 
 def test_the_pipeline_is_left_clean(cost, pipeline):

@@ -7,12 +7,14 @@ from tdpipe.config.engine_config import EngineConfig
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
+from tdpipe.cost.cost_model import CostModel
 from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_LINK, DEVICES
 from tdpipe.cost.memory_plan import block_bytes, fitting_model_len, num_kv_blocks
 from tdpipe.cost.partition import balanced_partition, checked_partition
 from tdpipe.cost.roofline_cost import RooflineCost
 from tdpipe.execution.models.model_source import ModelSource
 from tdpipe.execution.pipeline_executor import PipelineExecutor, PipelineSpec, assign_cores
+from tdpipe.frontend.stage_profile_cache import load_cached_profile, profile_key
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # On CPU a cache beyond this is never the limit of the embedded models; memory is the user's.
@@ -30,7 +32,7 @@ class PipelineSetup:
     device: str
     dtype: str
     layers: tuple[int, ...]
-    cost: RooflineCost
+    cost: CostModel
     model_limit: int
 
     def executor(self, folder: Path) -> PipelineExecutor:
@@ -118,7 +120,9 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
     balanced = balanced_partition(shape, num_stages, rates, value_bytes)
     given = config.layers()
     layers = checked_partition(given, shape.num_layers, num_stages) if given else balanced
-    cost = RooflineCost(shape, layers, rates, link, value_bytes)
+    # Measured times where `tdpipe profile` has left them, else estimates.
+    key = profile_key(source, dtype, device, layers, config.threads_per_stage)
+    cost = load_cached_profile(key) or RooflineCost(shape, layers, rates, link, value_bytes)
     setup = PipelineSetup(config, shape, device, dtype, layers, cost, model_limit)
     setup.check_kv_memory()
     return setup

@@ -109,14 +109,16 @@ class Scenario:
             fix = "it is for one stage, with all devices in tensor_parallel_size"
             raise ConfigError("scheduler", scheduler, fix)
         limits, cost = self.limits(), self.placement.cost()
+        outputs = [output for _, output in self.workload.lengths()]
         run = simulate(
             timed_requests_of(self.workload),
             make_scheduler(scheduler, cost),
             cost,
             limits,
-            make_predictor(self.predictor, [output for _, output in self.workload.lengths()]),
+            make_predictor(self.predictor, outputs),
             self.engine_overhead_s,
             keep_trace,
+            outputs,
         )
         if run.trace is not None:
             run.trace.settings.update(self.settings(), scheduler=scheduler)

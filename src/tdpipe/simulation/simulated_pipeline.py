@@ -2,17 +2,19 @@
 
 A FIFO pipeline needs no event queue. A stage starts a batch at max(stage free, batch arrived):
     start[s] = max(free[s], end[s-1] + transfer),  end[s] = free[s] = start[s] + time[s]
-Transfers are asynchronous: the sending stage goes on at once. Tokens are made up (always
-PLACEHOLDER_TOKEN), so requests must end by max_tokens.
+Transfers are asynchronous: the sending stage goes on at once. Tokens are made up: END_TOKEN where a
+request's true length is reached, else PLACEHOLDER_TOKEN.
 """
 
 from collections import deque
+from collections.abc import Mapping
 
 from tdpipe.core.batch_plan import BatchPlan, BatchResult, Sample
 from tdpipe.cost.cost_model import CostModel, plan_load
 from tdpipe.tracing.run_trace import StageSpan
 
 PLACEHOLDER_TOKEN = 0
+END_TOKEN = 1
 
 
 class SimulatedPipeline:
@@ -24,12 +26,19 @@ class SimulatedPipeline:
         engine_overhead_s: engine time a batch costs. The engine handles one batch at a time, and
             a batch starts on the first stage only after it.
         keep_spans: record every batch on every stage in `spans`.
+        final_tokens: prompt and output tokens at which a request ends, by request_id; requests
+            that are not in it must end by max_tokens.
     """
 
     def __init__(
-        self, cost: CostModel, engine_overhead_s: float = 0.0, keep_spans: bool = True
+        self,
+        cost: CostModel,
+        engine_overhead_s: float = 0.0,
+        keep_spans: bool = True,
+        final_tokens: Mapping[int, int] | None = None,
     ) -> None:
         self.cost = cost
+        self.final_tokens = final_tokens or {}
         self.depth = cost.num_stages + 1
         self.engine_overhead_s = engine_overhead_s
         self.keep_spans = keep_spans
@@ -76,8 +85,19 @@ class SimulatedPipeline:
             return []
         end_s, plan = self._running.popleft()
         self._clock_s = end_s
+        final = self.final_tokens
         samples = tuple(
-            [Sample(piece.request_id, PLACEHOLDER_TOKEN) for piece in plan.slices if piece.samples]
+            [
+                # The sampled token is the one after the slice's context.
+                Sample(
+                    piece.request_id,
+                    END_TOKEN
+                    if piece.context_tokens + 1 == final.get(piece.request_id)
+                    else PLACEHOLDER_TOKEN,
+                )
+                for piece in plan.slices
+                if piece.samples
+            ]
         )
         self.num_sampled += len(samples)
         return [BatchResult(plan.batch_id, samples)]

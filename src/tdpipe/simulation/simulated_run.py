@@ -52,13 +52,20 @@ def simulate(
     predictor: LengthPredictor,
     engine_overhead_s: float = 0.0,
     keep_trace: bool = False,
+    output_tokens: Sequence[int] | None = None,
 ) -> SimulatedRun:
     """Run the requests to their end.
+
+    Args:
+        output_tokens: true output length of each request, in their order, which nobody but the
+            pipeline knows; None if the requests end by their max_tokens.
 
     Raises:
         RequestRejected: a request is beyond the limits.
     """
-    pipeline = SimulatedPipeline(cost, engine_overhead_s, keep_trace)
+    pipeline = SimulatedPipeline(
+        cost, engine_overhead_s, keep_trace, _final_tokens(requests, output_tokens)
+    )
     control = ControlPlane(limits, policy, predictor)
     trace = RunTrace(limits.num_stages, limits.num_blocks) if keep_trace else None
     for _ in drive(control, pipeline, ScheduledArrivals(requests), trace):
@@ -78,3 +85,14 @@ def simulate(
         busy_shares=tuple(busy_s / end_s for busy_s in pipeline.busy_s),
         trace=trace,
     )
+
+
+def _final_tokens(
+    requests: Sequence[TimedRequest], output_tokens: Sequence[int] | None
+) -> dict[int, int]:
+    if output_tokens is None:
+        return {}
+    return {
+        timed.request.request_id: len(timed.request.prompt_token_ids) + num_output
+        for timed, num_output in zip(requests, output_tokens, strict=True)
+    }

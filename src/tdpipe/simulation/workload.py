@@ -12,7 +12,7 @@ from tdpipe.control.arrivals import TimedRequest
 from tdpipe.control.control_plane import NewRequest
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.sampling_params import SamplingParams
-from tdpipe.simulation.simulated_pipeline import PLACEHOLDER_TOKEN
+from tdpipe.simulation.simulated_pipeline import END_TOKEN, PLACEHOLDER_TOKEN
 
 PREFIX_BLOCK_TOKENS = 512
 
@@ -103,8 +103,20 @@ class Workload:
 
 
 def requests_of(workload: Workload) -> list[NewRequest]:
-    """The workload's requests for the control plane; request_id is the place in the workload."""
-    return requests_of_lengths(workload.lengths())
+    """The workload's requests for the control plane; request_id is the place in the workload.
+
+    They end by an end-of-text token that the simulated pipeline gives out in time, so that no
+    scheduler and no predictor can read a request's length off its max_tokens.
+    """
+    return [
+        NewRequest(
+            request_id=index,
+            prompt_token_ids=(PLACEHOLDER_TOKEN,) * numbers.prompt_tokens,
+            params=SamplingParams(temperature=0.0, max_tokens=None),
+            eos_token_ids=(END_TOKEN,),
+        )
+        for index, numbers in enumerate(workload.requests)
+    ]
 
 
 def timed_requests_of(workload: Workload) -> list[TimedRequest]:

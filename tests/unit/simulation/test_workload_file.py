@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tdpipe.core.errors import ConfigError
+from tdpipe.simulation.simulated_pipeline import END_TOKEN
 from tdpipe.simulation.workload import (
     Workload,
     WorkloadRequest,
@@ -301,7 +302,9 @@ def test_limits_cut_lengths():
 def test_requests_for_the_control_plane():
     requests = requests_of(HUNDRED)
     assert [request.request_id for request in requests] == list(range(100))
-    assert [(len(r.prompt_token_ids), r.params.max_tokens) for r in requests] == HUNDRED.lengths()
+    assert [len(r.prompt_token_ids) for r in requests] == [p for p, _ in HUNDRED.lengths()]
+    # Lengths are not to be read off a limit: requests end by an end-of-text token.
+    assert {(r.params.max_tokens, r.eos_token_ids) for r in requests} == {(None, (END_TOKEN,))}
     timed = timed_requests_of(HUNDRED)
     assert [each.request for each in timed] == requests
     assert [each.arrival_s for each in timed] == [n % 7 for n in range(1, 101)]
