@@ -83,8 +83,9 @@ def paper_grid(result: dict) -> str:
     ]
     for cell in summary["cells"]:
         lines.append(
-            f"| 4x {cell['device']} | {cell['model']} | {cell['workload']} | {cell['best_rival']} | "
-            f"{cell['rival_bound_share']:.1%} | {cell['bound_share']:.1%} | {cell['ratio']:.2f} | "
+            f"| 4x {cell['device']} | {cell['model']} | {cell['workload']} "
+            f"| {cell['best_rival']} | {cell['rival_bound_share']:.1%} "
+            f"| {cell['bound_share']:.1%} | {cell['ratio']:.2f} | "
             f"{cell['ratio_td_pipe']:.2f} |"
         )
     lines.append(
