@@ -198,7 +198,9 @@ def test_a_killed_stage_is_reported_and_nothing_is_left():
 
 
 SCRIPT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with it ignored
 from tdpipe import LLM, SamplingParams
 llm = LLM("smollm2-135m-instruct", pipeline_parallel_size=2, kv_cache_memory="64MiB")
 llm.wait_until_ready()
