@@ -1,6 +1,7 @@
 """Progress of a batch run: a bar on a terminal, a plain line now and then elsewhere."""
 
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,8 @@ class ProgressView:
         self._console = Console(stderr=True)
         self._bar: Bar | None = None
         self._next_line_s = 0.0
+        self._created_s = time.monotonic()
+        self._answering = False
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -53,6 +56,9 @@ class ProgressView:
 
     def show(self, progress: Progress) -> None:
         """Show a moment of the run; plain lines come at most every PLAIN_INTERVAL_S."""
+        if progress.num_output_tokens and not self._answering:
+            self._answering = True
+            self.say(f"first token {time.monotonic() - self._created_s:.1f} s after the start")
         if self._bar is not None:
             self._bar.update(
                 self._bar.task_ids[0],

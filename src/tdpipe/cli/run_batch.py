@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     with (
         open_input(arguments.input) as lines,
         open_output(arguments.output, arguments.input) as output,
-        LLM(arguments.model, **engine_settings(arguments)) as llm,
         ProgressView() as view,
+        LLM(arguments.model, **engine_settings(arguments)) as llm,
     ):
         layers = ",".join(map(str, llm.partition))
         view.say(f"{arguments.model}: {len(llm.partition)} stages of {layers} layers")

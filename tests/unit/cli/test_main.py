@@ -129,5 +129,6 @@ def test_plain_progress_comes_now_and_then(capsys):
             view.show(Progress(1, 4, 30, 9, "decode", 0.5, elapsed_s))
         view.say("done")
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and lines[-1] == "done"
-    assert "1/4 requests" in lines[1] and "decode phase, KV cache 50% used" in lines[1]
+    assert len(lines) == 4 and lines[-1] == "done"
+    assert "first token" in lines[0]
+    assert "1/4 requests" in lines[2] and "decode phase, KV cache 50% used" in lines[2]
