@@ -15,7 +15,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# Every scheduler and number of stages against all 64 reference answers: about ten minutes.
+# Every scheduler and number of stages against all 64 reference answers: ten to twenty minutes.
 equality: $(STAMP)
 	$(BIN)/python -m pytest -s tests/process/test_equality.py --all-prompts
 
