@@ -53,6 +53,7 @@ def machine_facts() -> dict[str, str]:
 
     from tdpipe.core.errors import ConfigError
     from tdpipe.execution.models.model_source import resolve_model
+    from tdpipe.frontend.stage_profile_cache import cpu_name
 
     memory = psutil.virtual_memory()
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else 0
@@ -71,7 +72,7 @@ def machine_facts() -> dict[str, str]:
     facts = {
         "tdpipe": tdpipe.__version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.release()}",
-        "cpu": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores usable",
+        "cpu": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores usable",
         "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free, "
         f"{shared / 2**30:.1f} GiB shared",
         "torch": f"{torch.__version__}, CPU {torch.backends.cpu.get_cpu_capability()}",
@@ -82,10 +83,3 @@ def machine_facts() -> dict[str, str]:
         card = torch.cuda.get_device_properties(index)
         facts[f"cuda:{index}"] = f"{card.name}, {card.total_memory / 2**30:.1f} GiB"
     return facts
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"

@@ -21,7 +21,7 @@ class EngineConfig:
     Attributes:
         model: a local Hugging Face folder, a .gguf file, a hub name, or an embedded model's name.
         pipeline_parallel_size: stages, one process and device (or CPU core) each.
-        scheduler: td-pipe, pp-separate or pp-hybrid.
+        scheduler: a name of policies/scheduler_registry.
         dtype: of weights, activations and KV cache; auto is float32 on CPU and the model's own
             (bfloat16 if it names none) on CUDA.
         device: auto takes CUDA where there is a card for every stage, else CPU.

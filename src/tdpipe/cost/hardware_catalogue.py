@@ -71,8 +71,8 @@ _CARDS = (
 )
 DEVICES = {card.name: card for card in _CARDS}
 
-# One core of a current x86 server (AVX-512) in float32, as measured with packed products of hidden
-# size 576 and the compiled decode attention; two such stages at work at once. A core waits for the
+# One core of a current x86 server (AVX-512) in float32: an estimate for hidden size 576, used until
+# `tdpipe profile` has measured the machine's own stages. A core waits for the
 # weights of a small batch before it computes with them.
 CPU_CORE = DeviceRates(105e9, 104e9, 35e9, 11.5e9, 9.6e9, 3e-3, overlaps=False)
 CPU_LINK = Link(1.5e9, 2e-4, 1e9)
