@@ -52,10 +52,9 @@ def start(
         for first in range(0, len(ordered), size):
             run_batch(ordered[first : first + size])
 
-    size = batch_sizes[0]
+    size, times = batch_sizes[0], dict[int, float]()
     if len(batch_sizes) > 1:
         probe = make_workload(PROBE_REQUESTS, seed + 2)
-        times = {}
         for candidate in batch_sizes:
             started_s = time.perf_counter()
             run(probe, candidate)
@@ -64,7 +63,7 @@ def start(
 
     def run_all(workload: list[WorkItem]) -> dict[str, Any]:
         run(workload, size)
-        return {"batch_size": size}
+        return {"batch_size": size, "probe_requests": PROBE_REQUESTS, "probe_seconds": times}
 
     return run_all
 
