@@ -23,12 +23,15 @@ MARKS = re.compile(r"(<!-- table:([a-z_]+) -->\n).*?(<!-- /table -->)", re.DOTAL
 
 def peers(result: dict) -> str:
     """Throughputs and ratios, with where they come from."""
-    settings, machine = result["settings"], result["machine"]
+    settings, machine, name = result["settings"], result["machine"], result["name"]
+    size = result["runs"]["transformers"]["rounds"][0]["batch_size"]
+    rounds = settings["rounds"]
     return (
         f"{result['table']}\n\n{settings['requests']} requests, {settings['prompt_tokens']} prompt "
-        f"and {settings['output_tokens']} output tokens, {settings['rounds']} alternating rounds, "
-        f"medians, {machine['cores']} cores of {machine['cpu']} "
-        "([peers.json](benchmarks/results/peers.json))\n"
+        f"and {settings['output_tokens']} output tokens, "
+        f"{f'{rounds} alternating rounds, medians' if rounds > 1 else 'one round in turn'}, "
+        f"transformers in static batches of {size}, {machine['cores']} cores of {machine['cpu']} "
+        f"([{name}.json](benchmarks/results/{name}.json))\n"
     )
 
 
@@ -110,6 +113,95 @@ def paper_memory(result: dict) -> str:
     return f"{speeds}\nRecomputed tokens, as a share of all:\n\n{shares}"
 
 
+def plan_check(result: dict) -> str:
+    """plan's pick against the best of an exhaustive simulation in each cell."""
+    lines = [
+        "| node | model | workload | plan's pick | best | pick's time / best | planned in "
+        "| simulated | could not win |",
+        "|---" * 9 + "|",
+    ]
+    for cell in result["cells"]:
+        pick, best = (_candidate(cell[name]) for name in ("pick", "best"))
+        lines.append(
+            f"| 4x {cell['device']} | {cell['model']} | {cell['workload']} | {pick} "
+            f"| {'the same' if best == pick else best} | {cell['ratio']:.3f} "
+            f"| {cell['plan_s']:.0f} s | {cell['num_simulated']} | {cell['num_pruned']} |"
+        )
+    machine = result["machine"]
+    lines.append(
+        f"\nThe largest ratio is {result['largest_ratio']:.3f}; `plan` took at most "
+        f"{result['longest_plan_s']:.0f} s, {result['settings']['processes']} cells at a time on "
+        f"{machine['cores']} cores of {machine['cpu']}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _candidate(found: dict) -> str:
+    layers = ",".join(map(str, found["layers"]))
+    return f"{found['layout']} {found['scheduler']} {layers}"
+
+
+RECORDED_FIGURES = (
+    ("makespan (s)", "makespan_s", 1, "{:.1f}"),
+    ("output tokens/s", "output_tokens_per_s", 1, "{:.0f}"),
+    *((f"latency P{level} (s)", f"latency_p{level}_s", 1, "{:.1f}") for level in (10, 50, 90, 99)),
+    *((f"time to first token P{level} (s)", f"ttft_p{level}_s", 1, "{:.1f}") for level in (50, 90)),
+    ("time per further token, mean (ms)", "tpot_mean_s", 1e3, "{:.1f}"),
+)
+
+
+def recorded_runs(result: dict) -> str:
+    """Recorded vLLM runs against simulated ones: recorded -> simulated (error)."""
+    runs = result["runs"]
+    rows = [
+        (title, [_error(run["recorded"][key], run["simulated"][key], form, scale) for run in runs])
+        for title, key, scale, form in RECORDED_FIGURES
+    ]
+    tails = [
+        (run["decode_tail"]["recorded_step_s"], run["decode_tail"]["modelled_step_s"])
+        for run in runs
+    ]
+    rows += [
+        ("step of the last decodes (ms)", [_error(*tail, "{:.1f}", 1e3) for tail in tails]),
+        (
+            "KV cache (tokens)",
+            [f"{run['kv_tokens'] or 'unknown'} -> {run['simulated_kv_tokens']}" for run in runs],
+        ),
+        ("distance of completions", [f"{run['completion_distance']:.3f}" for run in runs]),
+    ]
+    names = [f"{run['tensor_parallel']}x {run['device']}, {run['model']}" for run in runs]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows]
+    lines.append(
+        "\nLatency: from arrival to the last token. Step of the last decodes: mean time of a step "
+        "once every request has its first token, recorded and by the cost model for the same "
+        "requests. Distance of completions: the largest difference between the shares of requests "
+        "completed by any instant."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _error(recorded: float, simulated: float, form: str, scale: float) -> str:
+    shown = f"{form.format(recorded * scale)} -> {form.format(simulated * scale)}"
+    return f"{shown} ({simulated / recorded - 1:+.1%})"
+
+
+def simulated_vs_real(result: dict) -> str:
+    """Measured and simulated throughput of each scheduler, and how far they are apart."""
+    settings, machine = result["settings"], result["machine"]
+    verdicts = [
+        f"{name}: largest error {found['largest_error']:.1%}, order of schedulers "
+        + ("as simulated" if found["same_order"] else "not as simulated")
+        for name, found in result["workloads"].items()
+    ]
+    return (
+        f"{result['table']}\n\n{'; '.join(verdicts)}. {settings['requests']} requests, "
+        f"{settings['stages']} stages of {','.join(map(str, settings['partition']))} layers, "
+        f"{settings['rounds']} alternating rounds, medians, {machine['cores']} cores of "
+        f"{machine['cpu']}.\n"
+    )
+
+
 def _matrix(
     runs: list[dict],
     row_of: Callable[[dict], str],
@@ -128,11 +220,15 @@ def _matrix(
 
 TABLES = {
     "peers": peers,
+    "peers_static": peers,
     "stage_busy": stage_busy,
     "paper_nodes": paper_nodes,
     "paper_grid": paper_grid,
     "paper_ablation": paper_ablation,
     "paper_memory": paper_memory,
+    "recorded_runs": recorded_runs,
+    "plan_check": plan_check,
+    "simulated_vs_real": simulated_vs_real,
 }
 
 

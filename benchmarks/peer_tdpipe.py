@@ -36,6 +36,8 @@ def start(scheduler: str, num_stages: int) -> Callable[[list[WorkItem]], dict[st
             "num_switches": summary.num_switches,
             "partition": list(summary.partition),
             "stage_busy_shares": list(summary.stage_busy_shares),
+            "bound_share": summary.bound_share,
+            "bound_estimated": summary.bound is None or summary.bound.is_estimated,
         }
 
     return run

@@ -49,6 +49,8 @@ def main() -> None:
         "partition": list(summary.partition),
         "output_tokens_per_s": summary.output_tokens_per_s,
         "num_switches": summary.num_switches,
+        "bound_share": summary.bound_share,
+        "bound_estimated": summary.bound is None or summary.bound.is_estimated,
     }
     settings = {
         "requests": options.requests,

@@ -36,10 +36,13 @@ def make_new(request_id: int = 0, num_prompt: int = 8, max_tokens: int = 4, **pa
     return NewRequest(request_id, prompt, SamplingParams(**params), eos_token_ids=(2,))
 
 
-def make_request(request_id: int = 0, num_prompt: int = 8, predicted: int = 4) -> Request:
+def make_request(
+    request_id: int = 0, num_prompt: int = 8, predicted: int = 4, max_tokens: int | None = None
+) -> Request:
     prompt = tuple(range(100, 100 + num_prompt))
-    params = SamplingParams(max_tokens=predicted)
-    return Request(request_id, prompt, params, predicted, 0, predicted_tokens=predicted)
+    params = SamplingParams(max_tokens=max_tokens or predicted)
+    limit = params.max_tokens or predicted
+    return Request(request_id, prompt, params, limit, 0, predicted_tokens=predicted)
 
 
 def make_state(limits: Limits | None = None, waiting: Sequence[Request] = ()) -> EngineState:

@@ -185,6 +185,7 @@ class LLM:
             limits=self.wait_until_ready,
             scheduler=self.config.scheduler,
             policy=make_scheduler(self.config.scheduler, self._setup.cost),
+            cost=self._setup.cost,
             predictor=self.config.predictor(),
             tokenizer=lambda: self.tokenizer,
             source=self._source,

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import make_tables
+import recorded_runs
 from workload_lognormal import make_workload
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +38,83 @@ def test_stage_busy(tmp_path):
     assert len(result["decode_busy_shares"]) == 2 and min(result["decode_busy_shares"]) > 0.5
 
 
+def test_simulated_vs_real(tmp_path):
+    """Far too short to predict; but the busy time of what ran is told about right."""
+    run("simulated_vs_real.py", "--smoke", "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "simulated_vs_real.json").read_text())
+    assert set(result["workloads"]) == {"lognormal", "long prompts"}
+    for found in result["workloads"].values():
+        assert len(found["schedulers"]) == 6
+        for row in found["schedulers"].values():
+            assert 0.3 < row["measured_tokens_per_s"] / row["simulated_tokens_per_s"] < 3
+            assert 1 <= row["measured_rank"] <= 6 and 1 <= row["simulated_rank"] <= 6
+            assert 0 < max(row["measured_busy_shares"]) <= 1
+    assert "largest error" in make_tables.simulated_vs_real(result)
+
+
 def test_paper(tmp_path):
     run("paper.py", "--smoke", "--parts", "grid,memory", "--folder", str(tmp_path))
     summary = json.loads((tmp_path / "paper_grid.json").read_text())["summary"]
     assert len(summary["cells"]) == 24 and summary["geometric_mean_ratio"] > 0.9
     memory = json.loads((tmp_path / "paper_memory.json").read_text())["runs"]
     assert {run["kv_share"] for run in memory} == {0.67, 0.38, 0.19, 0.10}
+
+
+def test_plan_check(tmp_path):
+    run("plan_check.py", "--smoke", "--cells", "L20/*/sharegpt", "--folder", str(tmp_path))
+    cells = json.loads((tmp_path / "plan_check.json").read_text())["cells"]
+    assert [cell["model"] for cell in cells] == ["llama-2-13b", "qwen2.5-32b"]
+    for cell in cells:
+        assert 1.0 <= cell["ratio"] < 1.1 and cell["pick"] in cell["simulated"]
+        # No candidate is lost: either simulated, or pruned by its bound.
+        assert cell["num_simulated"] == len(cell["simulated"]) and cell["num_pruned"] > 100
+
+
+def write_recordings(folder, requests=8):
+    """A tiny sample of the recordings' format: a request each 0.1 s, 50 tokens/s for each."""
+    rows = []
+    for index in range(requests):
+        queued = 50.0 + 0.101 * index  # 1 ms later for each request before it
+        row = {"input_toks": 100 + index, "output_toks": 21, "arrival_time": 1e9 + 0.1 * index}
+        rows.append(row | {"queued_ts": queued, "first_token_ts": queued + 0.1})
+        rows[-1] |= {"scheduled_ts": queued, "last_token_ts": queued + 0.5}
+    (folder / "vllm_runs").mkdir()
+    for run in recorded_runs.RUNS:
+        path = folder / "vllm_runs" / f"{run.name}.requests.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_recorded_runs(tmp_path):
+    write_recordings(tmp_path)
+    shown = run("recorded_runs.py", "--smoke", "--data", str(tmp_path), "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "recorded_runs.json").read_text())
+    assert [one["name"] for one in result["runs"]] == [run.name for run in recorded_runs.RUNS]
+    for one in result["runs"]:
+        recorded = one["recorded"]
+        assert recorded["makespan_s"] == pytest.approx(0.707 + 0.5, abs=1e-5)
+        assert recorded["output_tokens_per_s"] == pytest.approx(8 * 21 / 1.207, rel=1e-4)
+        assert recorded["ttft_p50_s"] == pytest.approx(0.1035, abs=1e-5)
+        assert recorded["tpot_mean_s"] == pytest.approx(0.02)
+        assert one["decode_tail"]["recorded_step_s"] == pytest.approx(0.02)
+        assert one["simulated"]["makespan_s"] > 0.7 and 0 < one["completion_distance"] <= 1
+        assert one["name"] in shown
+    assert "1x RTX-4090" in make_tables.recorded_runs(result)
+
+
+def test_recorded_runs_without_their_data(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "recorded_runs.py")]
+    command += ["--data", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--data" in done.stderr
+
+
+def test_distance_of_completions():
+    def served(*ends_s):
+        return [recorded_runs.Served(1, 1, 0.0, end_s, end_s) for end_s in ends_s]
+
+    assert recorded_runs.completion_distance(served(1, 2), served(1, 2)) == 0
+    assert recorded_runs.completion_distance(served(1, 2), served(3, 4)) == 1
+    assert recorded_runs.completion_distance(served(1, 3, 3, 3), served(2, 3, 4, 5)) == 0.5
 
 
 def test_workload_has_the_totals_it_promises():

@@ -16,7 +16,13 @@ from tdpipe.execution import stage_profiler
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.execution.probe_batches import Probe
 from tdpipe.execution.stage_bench import StageBench
-from tdpipe.execution.stage_profiler import FULL_GRID, QUICK_GRID, fit_stage, profile_stages
+from tdpipe.execution.stage_profiler import (
+    FULL_GRID,
+    QUICK_GRID,
+    at_mean_speed,
+    fit_stage,
+    profile_stages,
+)
 from tdpipe.frontend import stage_profile_cache
 from tdpipe.frontend.pipeline_setup import resolve_setup
 
@@ -59,14 +65,15 @@ def test_times_grow_with_the_load(cost, pipeline):
     assert cost.stages[0].row_s == cost.stages[0].projection_s == 0.0
     assert cost.stages[1].projection_s + cost.stages[1].row_s > 0
     assert 0 < cost.transfer_time_s(1) < 0.1
+    assert 0 < cost.engine_s < 0.05
 
 
 @pytest.mark.parametrize("probe", OUTSIDE, ids=["prompt", "prompts", "decodes", "mixed"])
 def test_batches_outside_the_grid(cost, pipeline, probe):
     _, limits, executor = pipeline
     bench = StageBench(executor, limits)
-    # As in the profile, the least of several: whoever else is on the machine only slows it down.
-    rounds = [bench.busy_s(probe) for _ in range(4)]
+    # The least of several: whoever else is on the machine only slows it down.
+    rounds = [bench.busy_s([probe])[0] for _ in range(4)]
     measured = [min(times) for times in zip(*rounds, strict=True)]
     told = [cost.stage_time_s(stage, probe.load) for stage in range(2)]
     # Usually within a fifth; shared machines slow down by half for seconds at a time.
@@ -107,6 +114,16 @@ def test_the_fit_finds_the_terms_that_made_the_times(grid, is_last):
         assert fitted.decode.time_s(n) == pytest.approx(2 * table.time_s(n))
 
 
+def test_a_processor_that_changes_its_speed():
+    """Slow in one turn of three, and one batch disturbed: probes compare as if it was not so."""
+    truth = {QUICK_GRID.single(n): 0.01 + 1e-4 * n for n in (8, 32, 64, 128)}
+    turns = {probe: [time_s, 1.5 * time_s, time_s] for probe, time_s in truth.items()}
+    turns[QUICK_GRID.single(64)][2] *= 3
+    decode = QUICK_GRID.decode(4, 16)
+    settled = at_mean_speed({**turns, decode: [0.02, 0.02]})
+    assert settled == pytest.approx({**{p: 3.5 / 3 * truth[p] for p in truth}, decode: 0.02})
+
+
 def test_a_dip_is_noise():
     grid = QUICK_GRID
     times = {grid.single(8): 0.02, grid.single(32): 0.01, grid.decode(1, 16): 0.01}
@@ -143,6 +160,7 @@ def test_command(tmp_path, monkeypatch, capsys):
         "prefill of 512 tokens",
         "decode of 64",
         "link",
+        "engine",
         output.name,
         kept.name,
     ):

@@ -20,9 +20,9 @@ EXAMPLE = """\
 example, two stages with 16 and 14 layers:
   tdpipe profile --model smollm2-135m-instruct -p 2 --partition 16,14
 
-The stages must have the machine to themselves while they are measured: 1 to 1.5 min. for a model
-of 135 M parameters on two cores. The profile is kept in the cache folder ($TDPIPE_CACHE), and in
-FILE if --output names one.
+The stages must have the machine to themselves while they are measured: less than a minute for a
+model of 135 M parameters on two cores. The profile is kept in the cache folder ($TDPIPE_CACHE), and
+in FILE if --output names one.
 """
 
 
@@ -126,7 +126,11 @@ def table_lines(key: "ProfileKey", cost: "ProfiledCost") -> list[str]:
         rates = "".join(f"{getattr(stage, field) / unit_s:>10.3f}" for stage in cost.stages)
         lines.append(f"{name:<36}{rates}")
     link = f"{cost.link_latency_s * 1e6:.0f} us + {cost.link_token_s * 1e6:.3f} us per token"
-    return [*lines, f"link         {link}"]
+    return [
+        *lines,
+        f"link         {link}",
+        f"engine       {cost.engine_s * 1e6:.0f} us from a batch's end to the next one's start",
+    ]
 
 
 def _shown_loads() -> "list[tuple[str, BatchLoad]]":

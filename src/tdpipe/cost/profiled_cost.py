@@ -54,22 +54,26 @@ class StageProfile:
 class ProfiledCost:
     """CostModel of a partition `layers` (layers per stage) whose stages were measured.
 
+    `engine_s` lies between a batch's end on the last stage and the start on the first one of a
+    batch that waits for its result; a simulation takes it as the engine's time for a batch.
+
     Raises:
-        ConfigError: there is not one profile for each stage, or a link time is none.
+        ConfigError: there is not one profile for each stage, or a time is none.
     """
 
     stages: tuple[StageProfile, ...]
     link_latency_s: float
     link_token_s: float
     layers: tuple[int, ...]
+    engine_s: float = 0.0
     num_stages: int = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.stages or len(self.stages) != len(self.layers):
             fix = f"give one number of layers for each of the {len(self.stages)} stages"
             raise ConfigError("profile.layers", self.layers, fix)
-        require_seconds("profile.link_latency_s", self.link_latency_s)
-        require_seconds("profile.link_token_s", self.link_token_s)
+        for name in ("link_latency_s", "link_token_s", "engine_s"):
+            require_seconds(f"profile.{name}", getattr(self, name))
         self.num_stages = len(self.stages)
 
     def stage_time_s(self, stage: int, load: BatchLoad) -> float:

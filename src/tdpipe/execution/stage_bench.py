@@ -1,12 +1,14 @@
-"""A stopwatch for stages: enters a probe, leave seconds that each stage was busy with it.
+"""A stopwatch for stages: enter probes, leave seconds that each stage was busy with each of them.
 
-A probe is submitted several times back to back, so that all stages work at once as they do in a
-run: stages on one machine share its memory bandwidth.
+Batches follow each other without a pause and each probe fills all stages at once, so that all of
+them work as they do in a run: stages on one machine share its memory bandwidth.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
+from tdpipe.core.batch_plan import BatchPlan
 from tdpipe.core.limits import Limits
 from tdpipe.execution.pipeline_executor import PipelineExecutor
 from tdpipe.execution.probe_batches import Probe, ProbeBatches
@@ -32,18 +34,25 @@ class StageBench:
         self._executor.settle()
         self._executor.begin_run()
 
-    def busy_s(self, probe: Probe, repeats: int = 1) -> tuple[float, ...]:
-        """Each stage's median time on `repeats` or more of the probe, all stages at work."""
+    def busy_s(self, probes: Sequence[Probe]) -> list[tuple[float, ...]]:
+        """Each stage's time on each probe, in one pass over all of them."""
         num_stages = self._executor.num_stages
-        count = repeats + num_stages
-        spans = self._spans(probe, count, at_once=self._executor.depth)
-        times = []
-        for stage in range(num_stages):
-            # The first batch warms up. While the pipeline fills, later stages are idle, and while
-            # it drains, earlier ones: what is measured then is undisturbed, so it does not count.
-            filled, drained = max(1, num_stages - 1 - stage), count - stage
-            times.append(median(one.end_s - one.start_s for one in spans[stage][filled:drained]))
-        return tuple(times)
+        # The first batch of decodes brings their block tables, which in a run came long before.
+        first = [min(1, probe.num_decodes) for probe in probes]
+        plans = [
+            self._batches.plans(probe, skipped + num_stages)
+            for probe, skipped in zip(probes, first, strict=True)
+        ]
+        spans = self._spans([plan for group in plans for plan in group], self._executor.depth)
+        times = {(span.stage, span.batch_id): span.end_s - span.start_s for span in spans}
+        # The last stage's first batch goes with the stage before's second one, and so on.
+        return [
+            tuple(
+                times[stage, group[skipped + num_stages - 1 - stage].batch_id]
+                for stage in range(num_stages)
+            )
+            for group, skipped in zip(plans, first, strict=True)
+        ]
 
     def link_s(self, num_tokens: int, repeats: int = 5) -> tuple[float, float]:
         """Seconds of a transfer whatever its size, and for each token, from 1 and num_tokens.
@@ -62,26 +71,28 @@ class StageBench:
         return max(0.0, few_s - token_s), token_s
 
     def _gap_s(self, probe: Probe, repeats: int) -> float:
-        spans = self._spans(probe, repeats + 1, at_once=1)
+        plans = self._batches.plans(probe, repeats + 1)
+        spans = self._spans(plans, at_once=1)
+        stages = [
+            [span for span in spans if span.stage == stage]
+            for stage in range(self._executor.num_stages)
+        ]
         gaps_s = [
             after.start_s - before.end_s
-            for sender, receiver in pairwise(spans)
+            for sender, receiver in pairwise(stages)
             for before, after in zip(sender[1:], receiver[1:], strict=True)
         ]
         return max(0.0, median(gaps_s))
 
-    def _spans(self, probe: Probe, count: int, at_once: int) -> list[list[StageSpan]]:
-        """The spans of `count` equal batches, by stage, in order of batches."""
+    def _spans(self, plans: Sequence[BatchPlan], at_once: int) -> list[StageSpan]:
+        """The spans of the batches on all stages, in order of batches."""
         executor = self._executor
         first = len(executor.spans)
         num_out = 0
-        for plan in self._batches.plans(probe, count):
+        for plan in plans:
             while num_out >= at_once:
                 num_out -= len(executor.wait(None))
             executor.submit(plan)
             num_out += 1
         executor.settle()
-        new = sorted(executor.spans[first:], key=lambda span: span.batch_id)
-        return [
-            [span for span in new if span.stage == stage] for stage in range(executor.num_stages)
-        ]
+        return sorted(executor.spans[first:], key=lambda span: span.batch_id)

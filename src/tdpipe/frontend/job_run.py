@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from tdpipe.control.control_plane import ControlPlane, OutputEvent
 from tdpipe.control.engine_loop import drive
 from tdpipe.core.limits import Limits
+from tdpipe.cost.cost_model import CostModel
+from tdpipe.cost.profiled_cost import ProfiledCost
 from tdpipe.execution.models.model_source import ModelSource
 from tdpipe.execution.pipeline_executor import PipelineExecutor
 from tdpipe.frontend.job_intake import JobIntake
@@ -13,7 +15,8 @@ from tdpipe.frontend.output_collector import OutputCollector
 from tdpipe.outputs import Job, JobResult, Progress, StreamUpdate
 from tdpipe.policies.policy import Policy
 from tdpipe.prediction.length_predictor import LengthPredictor
-from tdpipe.reporting.run_summary import RunSummary, RunTotals, summarize
+from tdpipe.reporting.run_summary import RunBound, RunSummary, RunTotals, summarize
+from tdpipe.simulation.lower_bound import lower_bound
 from tdpipe.text.detokenizer import IncrementalDetokenizer
 from tdpipe.text.stop_strings import StopStringChecker
 from tdpipe.text.tokenizer import Tokenizer
@@ -30,6 +33,7 @@ class RunParts:
     limits: Callable[[], Limits]
     scheduler: str
     policy: Policy
+    cost: CostModel
     predictor: LengthPredictor
     tokenizer: Callable[[], Tokenizer]
     source: ModelSource
@@ -124,10 +128,20 @@ class JobRun:
             num_preemptions=self._control.state.num_preemptions,
             peak_kv_blocks=self._control.state.pool.peak_used,
             wall_s=self._wall_s,
+            bound=self._bound(),
         )
         return summarize(self.trace, totals)
 
     # ---- details
+
+    def _bound(self) -> RunBound | None:
+        """The least time for what is finished; in time linear in the requests."""
+        assert self._control is not None and self._collector is not None
+        if not self._collector.lengths:
+            return None
+        cost = self._parts.cost
+        bound = lower_bound(self._collector.lengths, cost, self._control.limits.kv_tokens)
+        return RunBound(bound.seconds, bound.name, not isinstance(cost, ProfiledCost))
 
     def _stop_strings(self, event: OutputEvent) -> tuple[str, ...]:
         return self._intake.accepted[event.request_id].job.params.stop

@@ -19,7 +19,11 @@ class _OpenJob:
 
 
 class OutputCollector:
-    """Keeps the tokens of unfinished jobs; text is made once, when a completion ends."""
+    """Keeps the tokens of unfinished jobs; text is made once, when a completion ends.
+
+    `lengths` are the (prompt tokens, output tokens) of the engine's finished requests, n for a job
+    of n completions.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class OutputCollector:
         self.num_output_tokens = 0
         self.num_prompt_tokens = 0
         self.num_finished = 0
+        self.lengths: list[tuple[int, int]] = []
         self._accepted = accepted
         self._tokenizer = tokenizer
         self._stop_checker = stop_checker
@@ -47,6 +52,8 @@ class OutputCollector:
             self.num_output_tokens += 1
         if event.finish_reason is None:
             return None
+        if samples and event.finish_reason is not FinishReason.ABORT:
+            self.lengths.append((len(accepted.prompt_token_ids), len(samples)))
         number = event.request_id - accepted.first_request_id
         job.finished[number] = self._completion(number, event.request_id, job, event.finish_reason)
         del self._accepted[event.request_id], job.samples[event.request_id]

@@ -17,10 +17,11 @@ from tdpipe.core.engine_state import EngineState
 from tdpipe.core.request import Request
 from tdpipe.cost.cost_model import CostModel, decode_load, slowest_stage_time_s
 from tdpipe.policies.admission import free_places
-from tdpipe.policies.admission_order import AdmissionOrder
+from tdpipe.policies.admission_order import AdmissionOrder, LengthClass
 from tdpipe.policies.batch_sizing import BatchSize, BatchSizing, Outlook
 from tdpipe.policies.decode_turns import decode_batches_in_flight
-from tdpipe.policies.kv_timeline import KVTimeline, expected_remaining
+from tdpipe.policies.kv_timeline import KVTimeline
+from tdpipe.policies.length_survival import LengthSurvival
 from tdpipe.policies.policy import Choice, PrefillChunk
 from tdpipe.policies.preemption import make_room
 
@@ -29,8 +30,8 @@ FILL = 0.98
 # The forecast is made anew after that many rounds, or once 1 in 100 residents has ended.
 ROUNDS_PER_FORECAST = 4
 ENDED_SHARE = 0.01
-# A request is critical that needs this share of the rounds left.
-CRITICAL_SHARE = 0.5
+# Share of its tokens that a request may generate after all others, on average.
+OVERHANG_SHARE = 0.05
 
 
 class Adaptive:
@@ -44,6 +45,7 @@ class Adaptive:
         self.cost = cost
         self.sizing = BatchSizing(cost)
         self.order = AdmissionOrder()
+        self.survival = LengthSurvival()
         self.timeline: KVTimeline | None = None
         self.size = BatchSize(self.sizing.ample, "start")
         self._is_full = False
@@ -78,17 +80,28 @@ class Adaptive:
         """Make the forecast anew when it is due, and set the batch size by it."""
         ended = state.num_finished + state.num_preemptions
         if self.timeline is None:
-            self.timeline = KVTimeline(state.limits.block_size)
+            self.timeline = KVTimeline(state.limits.block_size, self.survival.remaining)
         elif not state.waiting or not self._is_stale(state, ended):
             return
         self._batches_since_forecast, self._ended_at_forecast = 0, ended
         self.order.follow(state)
+        self.survival.learn()
         outlook = self._outlook(state, self.timeline)
         size = self.sizing.size(outlook)
-        self.order.critical_tokens = CRITICAL_SHARE * self.sizing.rounds_left(outlook, size)
+        self.order.spread(self.sizing.rounds_left(outlook, size), self._rounds_needed)
         if size.limit != self.size.limit:
             self._reason = _explain(size, outlook, state)
         self.size, self._is_full = size, False
+
+    def _rounds_needed(self, key: int, waiting: LengthClass) -> float:
+        """Rounds before the end in which requests of a class may not start.
+
+        It takes their mean length at least. What a few then still generate when all else is done
+        costs as much as whole batches, so on average it may be a small share of the class's work.
+        """
+        length = self.survival.mean_tokens(key)
+        overhang = OVERHANG_SHARE * (waiting.mean_prompt_tokens + length)
+        return max(length, self.survival.tokens_until(key, overhang))
 
     def _is_stale(self, state: EngineState, ended: int) -> bool:
         rounds = self._batches_since_forecast / state.limits.num_stages
@@ -98,13 +111,17 @@ class Adaptive:
 
     def _outlook(self, state: EngineState, timeline: KVTimeline) -> Outlook:
         residents = list(state.resident.values())
-        remaining = [expected_remaining(request) for request in residents]
+        remaining = [self.survival.remaining(request) for request in residents]
         waiting = [request.predicted_remaining for request in self.order.heads(state)]
         longest = max([*remaining, *waiting], default=1)
-        timeline.rebuild(residents, longest)
+        timeline.rebuild(residents, remaining, longest)
+        expected = sum(
+            one.forecast_tokens * self.survival.mean_ratio(key)
+            for key, one in self.order.classes.items()
+        )
         return Outlook(
             prompt_tokens=state.num_waiting_tokens,
-            output_tokens=self.order.expected_tokens + sum(remaining),
+            output_tokens=round(expected) + sum(remaining),
             longest_tokens=longest,
             decodes=state.num_decoding / state.limits.num_stages,
             room=1 - max(timeline.blocks) / state.limits.num_blocks,
@@ -126,7 +143,8 @@ class Adaptive:
         low, high = min(1, len(at_hand)), min(len(at_hand), state.limits.max_num_seqs)
         while low < high:
             middle = (low + high + 1) // 2
-            if self._decode_s(middle, contexts[middle]) <= fair_s:
+            # One more while the batch is below its share: rounded down, the newest would starve.
+            if self._decode_s(middle - 1, contexts[middle - 1]) < fair_s:
                 low = middle
             else:
                 high = middle - 1
@@ -184,6 +202,7 @@ class Adaptive:
     def _admit(self, request: Request) -> None:
         assert self.timeline is not None
         self.order.take(request)
+        self.survival.follow(request)
         self.timeline.add(request)
 
 

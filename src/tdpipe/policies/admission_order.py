@@ -1,37 +1,58 @@
 """Which waiting request comes next, by predicted length: the end of a run must not wait for one.
 
-A request that needs about as many rounds as are left is critical: started later, it alone would
-keep the pipeline open. Critical requests come first, the longest before all others. The rest has
-time; there the shortest come first, because a short forecast that proves wrong is noticed after
-few tokens, while there is still time, and because they leave the cache soon.
-
-Requests are kept in classes of about equal predicted length, each in order of arrival, so that one
-that fits the memory is found without looking at all of them.
+Two wishes conflict. The cache is used best if requests of all lengths are in it at any time: alike
+ones that come together grow together and leave together. The run ends soonest if long requests
+start early: what starts when fewer rounds are left than it needs keeps the pipeline open alone. So
+requests are kept in classes of about equal predicted length, and every class is spread evenly over
+the rounds in which its requests may yet start. A class whose time is over goes before all others.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from math import log2
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from tdpipe.core.engine_state import EngineState
 from tdpipe.core.request import Request
+from tdpipe.policies.length_survival import class_of
 
-CLASSES_PER_DOUBLING = 2
+
+@dataclass(slots=True)
+class LengthClass:
+    """Waiting requests of about equal predicted length, in order of arrival.
+
+    Attributes:
+        due: when the next one is due, in rounds; only the order among classes counts.
+        stride: rounds between two.
+        lateness: rounds by which the class should have started; 0 while there is time.
+        prompt_tokens, forecast_tokens: sums over the members.
+    """
+
+    due: float
+    stride: float = 1.0
+    lateness: float = 0.0
+    members: deque[Request] = field(default_factory=deque)
+    prompt_tokens: int = 0
+    forecast_tokens: int = 0
+
+    @property
+    def mean_prompt_tokens(self) -> float:
+        return self.prompt_tokens / max(1, len(self.members))
+
+    def count(self, request: Request, sign: int) -> None:
+        """Add a member to the sums, or take it out."""
+        self.prompt_tokens += sign * len(request.prompt_token_ids)
+        self.forecast_tokens += sign * request.predicted_remaining
 
 
 class AdmissionOrder:
-    """The waiting requests in classes; follows the state's queue.
+    """The waiting requests by class; follows the state's queue.
 
     Attributes:
-        critical_tokens: predicted length from which a request is critical.
-        expected_tokens: tokens that all requests in the classes are expected to generate.
+        classes: by number (length_survival.class_of).
     """
 
     def __init__(self) -> None:
-        self.critical_tokens = 1.0
-        self.expected_tokens = 0
-        self._classes: dict[int, deque[Request]] = {}
-        self._keys: list[int] = []  # of the classes, rising
+        self.classes: dict[int, LengthClass] = {}
         self._known: set[int] = set()
 
     def follow(self, state: EngineState) -> None:
@@ -47,39 +68,47 @@ class AdmissionOrder:
         for request_id in sorted(fresh):
             self._put(state.waiting[request_id])
 
-    def heads(self, state: EngineState) -> Iterator[Request]:
+    def spread(
+        self, rounds_left: float, rounds_needed: Callable[[int, LengthClass], float]
+    ) -> None:
+        """Set the pace of every class.
+
+        Args:
+            rounds_left: until the run ends.
+            rounds_needed: so long before the end must the requests of a class have started.
+        """
+        for key, one in self.classes.items():
+            time_left = rounds_left - rounds_needed(key, one)
+            one.lateness = max(0.0, -time_left)
+            one.stride = max(1.0, time_left) / max(1, len(one.members))
+
+    def heads(self, state: EngineState) -> list[Request]:
         """The first waiting request of each class, in order of preference."""
-        for key in self._preferred_keys():
-            members = self._classes[key]
-            while members and members[0].request_id not in state.waiting:
-                self._drop(members.popleft())  # aborted
-            if members:
-                yield members[0]
+        heads: list[Request] = []
+        for one in sorted(self.classes.values(), key=lambda one: (-one.lateness, one.due)):
+            while one.members and one.members[0].request_id not in state.waiting:
+                self._drop(one, one.members[0])  # aborted
+            if one.members:
+                heads.append(one.members[0])
+        return heads
 
     def take(self, request: Request) -> None:
         """`request`, the head of its class, is admitted now."""
-        head = self._classes[_class_of(request.predicted_tokens)].popleft()
-        assert head is request, (head, request)
-        self._drop(request)
-
-    def _preferred_keys(self) -> list[int]:
-        critical = _class_of(self.critical_tokens)
-        first = [key for key in reversed(self._keys) if key >= critical]
-        return first + [key for key in self._keys if key < critical]
+        one = self.classes[class_of(request.predicted_tokens)]
+        assert one.members[0] is request, (one.members[0], request)
+        one.due += one.stride
+        self._drop(one, request)
 
     def _put(self, request: Request) -> None:
-        key = _class_of(request.predicted_tokens)
-        if key not in self._classes:
-            self._classes[key] = deque()
-            self._keys = sorted(self._classes)
-        self._classes[key].append(request)
-        self.expected_tokens += request.predicted_remaining
+        key = class_of(request.predicted_tokens)
+        if key not in self.classes:
+            due = min((one.due for one in self.classes.values()), default=0.0)
+            self.classes[key] = LengthClass(due)
+        self.classes[key].members.append(request)
+        self.classes[key].count(request, 1)
 
-    def _drop(self, request: Request) -> None:
-        self.expected_tokens -= request.predicted_remaining
+    def _drop(self, one: LengthClass, request: Request) -> None:
+        one.members.popleft()
+        one.count(request, -1)
         # Should it be preempted, it comes back as a new one.
         self._known.discard(request.request_id)
-
-
-def _class_of(num_tokens: float) -> int:
-    return int(CLASSES_PER_DOUBLING * log2(max(1.0, num_tokens)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tdpipe.core.engine_state import EngineState
+from tdpipe.core.limits import Limits
 from tdpipe.core.request import Request
 from tdpipe.policies.admission import waiting_that_may_enter, whole_prefill_blocks
 from tdpipe.policies.kv_forecast import KVForecast
@@ -47,6 +48,8 @@ class GreedyPrefill:
         free = state.pool.num_free
         num_tokens = 0
         for request in waiting_that_may_enter(state):
+            if chosen and self._is_full(state.limits, len(chosen), num_tokens, request):
+                break
             alone = not state.resident and not chosen
             if not self.fits(state, forecast, request, free, alone):
                 break
@@ -54,8 +57,6 @@ class GreedyPrefill:
             forecast.add(request)
             free -= whole_prefill_blocks(state, request)
             num_tokens += request.num_tokens
-            if num_tokens >= self.saturation_tokens or len(chosen) == state.limits.max_num_seqs:
-                break
         return chosen
 
     def would_admit(self, state: EngineState) -> list[list[Request]]:
@@ -63,19 +64,27 @@ class GreedyPrefill:
         forecast = KVForecast(state.limits.block_size, state.resident.values())
         free = state.pool.num_free
         batches: list[list[Request]] = []
-        open_tokens = self.saturation_tokens
+        open_tokens = 0
         for request in waiting_that_may_enter(state):
             alone = not state.resident and not batches
             if not self.fits(state, forecast, request, free, alone):
                 break
             forecast.add(request)
             free -= whole_prefill_blocks(state, request)
-            if open_tokens >= self.saturation_tokens:
+            if not batches or self._is_full(state.limits, len(batches[-1]), open_tokens, request):
                 batches.append([])
                 open_tokens = 0
             batches[-1].append(request)
             open_tokens += request.num_tokens
         return batches
+
+    def _is_full(self, limits: Limits, length: int, num_tokens: int, request: Request) -> bool:
+        """Whether a batch of `length` prompts is closed before one more request."""
+        return (
+            num_tokens >= self.saturation_tokens
+            or length == limits.max_num_seqs
+            or num_tokens + request.num_tokens > limits.max_num_batched_tokens
+        )
 
     def fits(
         self, state: EngineState, forecast: KVForecast, request: Request, free: int, alone: bool

@@ -5,7 +5,7 @@ fills the cache to the brim: the future is cut into even intervals, and a reques
 largest size in each interval that it is expected to live into.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tdpipe.core.request import Request
 
@@ -13,41 +13,36 @@ NUM_INTERVALS = 64
 SHORTEST_INTERVAL = 4  # rounds
 
 
-def expected_remaining(request: Request) -> int:
-    """Tokens still expected; a request that outlived its forecast is given a quarter more."""
-    generated = len(request.output_token_ids)
-    remaining = request.predicted_tokens - generated
-    return remaining if remaining > 0 else 1 + generated // 4
-
-
 class KVTimeline:
     """Expected blocks in use in each of NUM_INTERVALS intervals from now.
 
     Args:
         block_size: tokens in a block; a request wastes half a block on average.
+        remaining: tokens that a request is expected to generate yet, at least 1.
     """
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, remaining: Callable[[Request], int]) -> None:
         self.block_size = block_size
+        self.remaining = remaining
         self.interval = SHORTEST_INTERVAL
         self.blocks = [0.0] * NUM_INTERVALS
 
-    def rebuild(self, requests: Sequence[Request], longest: int) -> None:
+    def rebuild(self, requests: Sequence[Request], remaining: Sequence[int], longest: int) -> None:
         """Forget what was known and count these requests.
 
         Args:
+            remaining: tokens that each is expected to generate yet.
             longest: rounds to look ahead; requests expected to live longer count to there.
         """
         self.interval = max(SHORTEST_INTERVAL, -(-longest // NUM_INTERVALS))
         counts, tokens, last_tokens = ([0] * NUM_INTERVALS for _ in range(3))
         slack = self.block_size // 2
-        for request in requests:
-            remaining = expected_remaining(request)
-            index = min(remaining // self.interval, NUM_INTERVALS - 1)
+        for request, to_come in zip(requests, remaining, strict=True):
+            index = min(to_come // self.interval, NUM_INTERVALS - 1)
             size = len(request.prompt_token_ids) + len(request.output_token_ids) + slack
             counts[index] += 1
             tokens[index] += size
-            last_tokens[index] += size + remaining
+            last_tokens[index] += size + to_come
         count = total = 0
         for index in range(NUM_INTERVALS - 1, -1, -1):  # from the end: who lives longer lives here
             grown = total + count * (index + 1) * self.interval
@@ -76,7 +71,7 @@ class KVTimeline:
 
     def _blocks_of(self, request: Request) -> list[float]:
         size = request.num_tokens + self.block_size // 2
-        remaining = expected_remaining(request)
+        remaining = self.remaining(request)
         last = min(remaining // self.interval, NUM_INTERVALS - 1)
         ends = [(index + 1) * self.interval for index in range(last)]
         return [(size + end) / self.block_size for end in (*ends, remaining)]

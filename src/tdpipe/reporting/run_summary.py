@@ -8,11 +8,25 @@ from tdpipe.tracing.run_trace import RunTrace
 
 
 @dataclass(frozen=True, slots=True)
+class RunBound:
+    """The least time that the stages allow for what a run finished, under any schedule.
+
+    `name` says what sets it: compute, memory or chain. `is_estimated`: the stage times are those
+    of a catalogue, not measured on this machine.
+    """
+
+    seconds: float
+    name: str
+    is_estimated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """Totals of one run; times in seconds, shares between 0 and 1.
 
     `wall_s` runs from the first batch's submission to the last result; `recomputed_tokens` are
-    prompt and output tokens prefilled again after a preemption.
+    prompt and output tokens prefilled again after a preemption; `bound` is None for a run that
+    finished nothing.
     """
 
     scheduler: str
@@ -31,6 +45,14 @@ class RunSummary:
     recomputed_tokens: int
     peak_kv_share: float
     stage_busy_shares: tuple[float, ...]
+    bound: RunBound | None = None
+
+    @property
+    def bound_share(self) -> float | None:
+        """The bound as a share of the run's time; None without a bound."""
+        if self.bound is None or self.wall_s <= 0:
+            return None
+        return self.bound.seconds / self.wall_s
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -48,21 +70,30 @@ class RunSummary:
             for stage, share in enumerate(self.stage_busy_shares)
         )
         failed = f", {self.num_failed} failed" if self.num_failed else ""
-        return "\n".join(
-            (
-                f"requests     {self.num_requests} finished{failed}",
-                f"tokens       {self.prompt_tokens} prompt, {self.output_tokens} output",
-                f"time         {self.wall_s:.2f} s (prefill {self.prefill_s:.2f}, decode "
-                f"{self.decode_s:.2f}, mixed {self.mixed_s:.2f})",
-                f"throughput   {self.output_tokens_per_s:.1f} output tokens/s, "
-                f"{self.total_tokens_per_s:.1f} prompt + output tokens/s",
-                f"schedule     {self.scheduler}: {self.num_batches} batches, "
-                f"{self.num_switches} phase switches, {self.num_preemptions} preemptions "
-                f"({self.recomputed_tokens} tokens recomputed)",
-                f"KV cache     {self.peak_kv_share:.1%} at the peak",
-                f"stages       {layers} layers; {busy}",
-            )
+        lines = (
+            f"requests     {self.num_requests} finished{failed}",
+            f"tokens       {self.prompt_tokens} prompt, {self.output_tokens} output",
+            f"time         {self.wall_s:.2f} s (prefill {self.prefill_s:.2f}, decode "
+            f"{self.decode_s:.2f}, mixed {self.mixed_s:.2f})",
+            f"throughput   {self.output_tokens_per_s:.1f} output tokens/s, "
+            f"{self.total_tokens_per_s:.1f} prompt + output tokens/s",
+            f"schedule     {self.scheduler}: {self.num_batches} batches, "
+            f"{self.num_switches} phase switches, {self.num_preemptions} preemptions "
+            f"({self.recomputed_tokens} tokens recomputed)",
+            f"KV cache     {self.peak_kv_share:.1%} at the peak",
+            f"stages       {layers} layers; {busy}",
         )
+        return "\n".join([*lines, *self._bound_lines()])
+
+    def _bound_lines(self) -> list[str]:
+        bound, share = self.bound, self.bound_share
+        if bound is None or share is None:
+            return []
+        source = "; estimated, `tdpipe profile` measures" if bound.is_estimated else ""
+        return [
+            f"bound        {share:.1%} of what the stages allow: at least {bound.seconds:.2f} s "
+            f"({bound.name}{source})"
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +109,7 @@ class RunTotals:
     num_preemptions: int
     peak_kv_blocks: int
     wall_s: float
+    bound: RunBound | None = None
 
 
 def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
@@ -104,4 +136,5 @@ def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
         recomputed_tokens=max(0, prefilled - totals.prompt_tokens),
         peak_kv_share=totals.peak_kv_blocks / trace.num_blocks,
         stage_busy_shares=tuple(busy_shares(trace)),
+        bound=totals.bound,
     )

@@ -4,8 +4,10 @@ Three bounds hold each by itself, so the largest of them holds:
 
 compute   Stage s must compute every token. Whatever the batches, its dense work takes at least
           tokens x min over n of time(n) / n; attention pairs, cached tokens read and sampled rows
-          add their own time, which no batching saves. Before stage s gets its first batch and
-          after it hands on its last one, that batch passes the other stages once.
+          add their own time, which no batching saves. A decode token counts as what is cheaper:
+          a share of a decode step, or of a batch with prefills and its sampled rows. Before stage
+          s gets its first batch and after it hands on its last one, that batch passes the other
+          stages once.
 memory    While a decode step of a request is on its way, which takes at least the time L of the
           smallest batch through all stages, the request holds its context in the KV cache. So the
           cache is in use for at least L x (sum of contexts over all steps) token-seconds, and it
@@ -16,13 +18,17 @@ Prefix sharing and speculation would break the assumption that every token is co
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tdpipe.cost.cost_model import BatchLoad, CostModel, decode_load, prefill_pairs
+from tdpipe.cost.profiled_cost import ProfiledCost
 
 # Batch sizes at which the time per token is probed; beyond the last it only falls by rounding.
 PROBES = tuple(1 << power for power in range(17))
 MANY = 1 << 24
+# The least that a stage may have to do for a batch: before the first token is sampled, and after.
+FIRST_CHUNK = BatchLoad(prefill_tokens=1)
+LAST_CHUNK = BatchLoad(prefill_tokens=1, sampled=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +53,24 @@ def lower_bound(lengths: Sequence[tuple[int, int]], cost: CostModel, kv_tokens: 
     """The bound for requests of (prompt tokens, output tokens) and a cache of kv_tokens."""
     steps = sum(output - 1 for _, output in lengths)
     contexts = sum(_context_steps(prompt, output) for prompt, output in lengths)
-    pass_s = [cost.stage_time_s(stage, decode_load(1, 0)) for stage in range(cost.num_stages)]
-    latency_s = sum(pass_s) + (cost.num_stages - 1) * cost.transfer_time_s(1)
+    stages = range(cost.num_stages)
+    first_s = [cost.stage_time_s(stage, FIRST_CHUNK) for stage in stages]
+    pass_s = [
+        min(cost.stage_time_s(stage, load) for load in (LAST_CHUNK, decode_load(1, 0)))
+        for stage in stages
+    ]
+    links_s = (cost.num_stages - 1) * cost.transfer_time_s(1)
+    latency_s = sum(pass_s) + links_s
     load = BatchLoad(
         prefill_tokens=sum(prompt for prompt, _ in lengths),
         prefill_pairs=sum(prefill_pairs(0, prompt) for prompt, _ in lengths),
         decode_sequences=steps,
         decode_context_tokens=contexts,
-        sampled=sum(output for _, output in lengths),
+        sampled=len(lengths),
     )
     compute_s = max(
-        _work_s(cost, stage, load) + latency_s - pass_s[stage] for stage in range(cost.num_stages)
+        sum(first_s[:stage]) + _work_s(cost, stage, load) + sum(pass_s[stage + 1 :]) + links_s
+        for stage in stages
     )
     held = contexts + load.prefill_tokens  # a prompt's own blocks, while its prefill is on its way
     longest = max(output for _, output in lengths)
@@ -70,19 +83,49 @@ def _context_steps(prompt: int, output: int) -> int:
 
 
 def _work_s(cost: CostModel, stage: int, load: BatchLoad) -> float:
-    """Least seconds of the load on one stage, however it is cut into batches."""
-    token_s = min(cost.stage_time_s(stage, BatchLoad(prefill_tokens=n)) / n for n in PROBES)
-    empty_s = cost.stage_time_s(stage, BatchLoad(prefill_tokens=1))
+    """Least seconds of the load on one stage, however it is cut into batches.
 
-    def extra_s(probe: BatchLoad) -> float:
-        return cost.stage_time_s(stage, probe) - empty_s
+    `load.sampled` are the rows of prefills alone; each decode samples one more.
+    """
 
-    pair_s = extra_s(BatchLoad(prefill_tokens=1, prefill_pairs=MANY)) / MANY
-    cached_s = extra_s(BatchLoad(prefill_tokens=1, decode_context_tokens=MANY)) / MANY
-    row_s = min(extra_s(BatchLoad(prefill_tokens=1, sampled=n)) / n for n in PROBES)
+    def time_s(probe: BatchLoad) -> float:
+        return cost.stage_time_s(stage, probe)
+
+    sizes = _probes(cost, stage)
+    empty_s = time_s(FIRST_CHUNK)
+    token_s = min(time_s(BatchLoad(prefill_tokens=n)) / n for n in sizes)
+    row_s = min((time_s(BatchLoad(prefill_tokens=1, sampled=n)) - empty_s) / n for n in sizes)
+    pair_s = (time_s(BatchLoad(prefill_tokens=1, prefill_pairs=MANY)) - empty_s) / MANY
+    # A sequence is in one batch at a time, so no decode step has more of them than there are.
+    steps = [n for n in sizes if n < load.sampled] + [load.sampled]
+    step_s = min(time_s(decode_load(n, 0)) / n for n in steps)
     return (
-        token_s * load.num_tokens
-        + pair_s * load.prefill_pairs
-        + cached_s * load.decode_context_tokens
+        token_s * load.prefill_tokens
         + row_s * load.sampled
+        + pair_s * load.prefill_pairs
+        + min(step_s, token_s + row_s) * load.decode_sequences
+        + _cached_token_s(cost, stage) * load.decode_context_tokens
     )
+
+
+def _cached_token_s(cost: CostModel, stage: int) -> float:
+    """Least seconds for a cached token that decode attention reads, in a batch of either kind."""
+    alone = (BatchLoad(decode_sequences=1), BatchLoad(prefill_tokens=1, decode_sequences=1))
+    return min(
+        cost.stage_time_s(stage, replace(load, decode_context_tokens=MANY)) / MANY
+        - cost.stage_time_s(stage, load) / MANY
+        for load in alone
+    )
+
+
+def _probes(cost: CostModel, stage: int) -> list[int]:
+    """Batch sizes of which one has the least time per token, or comes close to it.
+
+    Between two points of a measured table the time per token only rises or only falls, so the
+    points themselves are probed too.
+    """
+    sizes = set(PROBES)
+    if isinstance(cost, ProfiledCost):
+        profile = cost.stages[stage]
+        sizes.update(n for n in (*profile.dense.tokens, *profile.decode.tokens) if n > 0)
+    return sorted(sizes)

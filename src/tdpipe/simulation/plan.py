@@ -12,7 +12,7 @@ from tdpipe.simulation.scenario import Scenario
 from tdpipe.simulation.simulated_run import SimulatedRun
 from tdpipe.simulation.workload import Workload
 
-DEFAULT_SCHEDULERS = ("adaptive", "tp-hybrid")
+DEFAULT_SCHEDULERS = ("adaptive", "token-throttling", "tp-hybrid")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """Which layout and scheduler a workload runs fastest with on a number of equal devices.
 
 Every layout of P stages on T devices each that fits the memory is a candidate, with each of the
-schedulers. The search is best first: of each candidate its lower bound is known, and the candidate
-that looks fastest is simulated next, so most of those that cannot win never are. For a large
-workload there is a step between: a candidate is simulated on a sample, and is taken to come as
-close to its bound on the whole as it came on the sample. The best few are simulated on the whole.
-At last the best pipeline is tried with a layer moved to or from its last stage.
+schedulers and with the partition whose lower bound is least. The search is best first: of each
+candidate the bound is known, and the one that looks fastest is simulated next, so most of those
+that cannot win never are. Where more than a few may win, there is a step between: a candidate is
+simulated on a sample, and is taken to come as close to its bound on the whole as it came on the
+sample. The best few are simulated on the whole. At last the best pipeline is tried with a layer
+moved to or from its last stage.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tdpipe.core.errors import CapacityError, ConfigError
@@ -22,10 +23,13 @@ from tdpipe.simulation.scenario import Scenario
 from tdpipe.simulation.simulated_run import SimulatedRun
 from tdpipe.simulation.workload import Workload
 
-FINALISTS = 3
+# Candidates simulated on the whole after the first.
+FINALISTS = 6
+# Layers more on the last stage than in the balanced partition; of equal ones the first is taken.
+MORE_LAST_LAYERS = (0, -1, 1, -2, 2)
 # Work of a simulated run, in output tokens: what all candidates, and what the last few may cost.
 SAMPLE_STEPS = 300_000
-FINAL_STEPS = 1_500_000
+FINAL_STEPS = 1_250_000
 # Prompt tokens that cost a simulated run as much as an output token.
 PROMPT_TOKENS_PER_STEP = 8
 
@@ -66,33 +70,50 @@ class PlanSearch:
         """
         check_num_devices(num_devices)
         plans = list(self._candidates(num_devices))
-        while (index := _most_promising(plans, finalists)) is not None:
-            sampled = plans[index].basis is Basis.ESTIMATED
-            plans[index] = (self._simulated if sampled else self._tried)(plans[index])
-        best = _in_order(plans)[0]
-        return _in_order([*plans, *map(self._simulated, self._neighbours(best))])
+        self._settle(plans, finalists)
+        neighbours = list(self._neighbours(_in_order(plans)[0]))
+        plans += neighbours
+        self._settle(plans, finalists + len(neighbours))
+        return _in_order(plans)
+
+    def _settle(self, plans: list[Plan], finalists: int) -> None:
+        """Simulate those that may be the best, on the sample first where they are too many."""
+        while places := _open_places(plans, finalists):
+            place = min(places, key=lambda place: plans[place].makespan_s)
+            num_simulated = sum(plan.basis is Basis.SIMULATED for plan in plans)
+            few = num_simulated == 0 or num_simulated + len(places) <= 1 + finalists
+            whole = few or plans[place].basis is Basis.ESTIMATED
+            plans[place] = (self._simulated if whole else self._tried)(plans[place])
 
     def _candidates(self, num_devices: int) -> Iterator[Plan]:
         question = self.question
         fitting: list[Plan] = []
         none_fits = True
-        for placement in layouts(question.shape, question.device, num_devices):
-            scenario = question.scenario(placement, self.workload)
-            try:
-                # The longest request may not be among those simulated, but must fit.
-                question.scenario(placement, question.workload).limits()
-                bound = scenario.bound()
-            except CapacityError:
+        for balanced in layouts(question.shape, question.device, num_devices):
+            bounded = list(self._bounded(_near(balanced, MORE_LAST_LAYERS)))
+            if not bounded:
                 continue
             none_fits = False
-            names = schedulers_for(placement, question.schedulers)
-            fitting += [_bounded(scenario, name, bound) for name in names]
+            scenario, bound = min(bounded, key=lambda pair: pair[1].seconds)
+            names = schedulers_for(balanced, question.schedulers)
+            fitting += [_known_by_bound(scenario, name, bound) for name in names]
         if none_fits:
             raise no_room_error(question, num_devices)
         if not fitting:
             fix = "they are for one stage, which does not fit: name a scheduler for pipelines too"
             raise ConfigError("schedulers", ",".join(question.schedulers), fix)
         yield from fitting
+
+    def _bounded(self, placements: Iterable[Placement]) -> Iterator[tuple[Scenario, LowerBound]]:
+        """Those placements that fit the memory, as scenarios with their bounds."""
+        for placement in placements:
+            scenario = self.question.scenario(placement, self.workload)
+            try:
+                # The longest request may not be among those simulated, but must fit.
+                self.question.scenario(placement, self.question.workload).limits()
+                yield scenario, scenario.bound()
+            except CapacityError:
+                continue
 
     def _tried(self, plan: Plan) -> Plan:
         if self._sample is self.workload:
@@ -117,19 +138,8 @@ class PlanSearch:
 
     def _neighbours(self, plan: Plan) -> Iterator[Plan]:
         """The plan with one layer more, and one less, on the last stage."""
-        old = plan.scenario.placement
-        num_stages, num_layers = len(old.layers), sum(old.layers)
-        if num_stages == 1:
-            return
-        for last in (old.layers[-1] + 1, old.layers[-1] - 1):
-            if not 1 <= last <= num_layers - (num_stages - 1):
-                continue
-            layers = spread_layers(num_layers, num_stages, last)
-            scenario = replace(plan.scenario, placement=replace(old, layers=layers))
-            try:
-                yield _bounded(scenario, plan.scheduler, scenario.bound())
-            except CapacityError:
-                continue
+        for scenario, bound in self._bounded(_near(plan.scenario.placement, (1, -1))):
+            yield _known_by_bound(scenario, plan.scheduler, bound)
 
 
 def simulated_steps(workload: Workload) -> float:
@@ -145,22 +155,31 @@ def shortened(workload: Workload, most_steps: float) -> Workload:
     return workload.sample(max(1, round(len(workload.requests) * most_steps / steps)))
 
 
-def _bounded(scenario: Scenario, scheduler: str, bound: LowerBound) -> Plan:
+def _near(placement: Placement, more_last_layers: Sequence[int]) -> Iterator[Placement]:
+    """The placement with so many layers more on its last stage, where that can be."""
+    num_stages, num_layers = len(placement.layers), sum(placement.layers)
+    least = 1 if num_stages > 1 else num_layers
+    for more in more_last_layers:
+        last = placement.layers[-1] + more
+        if least <= last <= num_layers - (num_stages - 1):
+            yield replace(placement, layers=spread_layers(num_layers, num_stages, last))
+
+
+def _known_by_bound(scenario: Scenario, scheduler: str, bound: LowerBound) -> Plan:
     return Plan(scenario, scheduler, bound, Basis.BOUND, bound.seconds, None)
 
 
-def _most_promising(plans: list[Plan], finalists: int) -> int | None:
-    """Whose figures to better next: the fastest that may still turn out to be the best."""
+def _open_places(plans: list[Plan], finalists: int) -> list[int]:
+    """Places of the plans that may turn out to be the best and are still to be simulated."""
     simulated = [plan.makespan_s for plan in plans if plan.basis is Basis.SIMULATED]
     best_s = min(simulated, default=float("inf"))
 
     def is_open(plan: Plan) -> bool:
         if plan.basis is Basis.ESTIMATED:
-            return len(simulated) < finalists
+            return len(simulated) <= finalists
         return plan.basis is Basis.BOUND and plan.makespan_s < best_s
 
-    places = [place for place, plan in enumerate(plans) if is_open(plan)]
-    return min(places, key=lambda place: plans[place].makespan_s, default=None)
+    return [place for place, plan in enumerate(plans) if is_open(plan)]
 
 
 def _in_order(plans: list[Plan]) -> list[Plan]:

@@ -1,10 +1,10 @@
 """One simulated run: the real control plane and scheduler over the simulated pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tdpipe.control.arrivals import ScheduledArrivals, TimedRequest
-from tdpipe.control.control_plane import ControlPlane
+from tdpipe.control.control_plane import ControlPlane, OutputEvent
 from tdpipe.control.engine_loop import drive
 from tdpipe.core.limits import Limits
 from tdpipe.cost.cost_model import CostModel
@@ -15,11 +15,19 @@ from tdpipe.tracing.run_trace import RunTrace
 
 
 @dataclass(frozen=True, slots=True)
+class TokenTimes:
+    """When a request's first and last output token came back, in seconds of the virtual clock."""
+
+    first_s: float
+    last_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SimulatedRun:
     """What a simulated run came to; times in seconds of the virtual clock.
 
     `recomputed_tokens` were prefilled again after a preemption; `busy_shares` are of the whole
-    run, one for each stage.
+    run, one for each stage; `token_times` are those of each request, in the order given.
     """
 
     makespan_s: float
@@ -30,6 +38,7 @@ class SimulatedRun:
     num_preemptions: int
     peak_kv_share: float
     busy_shares: tuple[float, ...]
+    token_times: tuple[TokenTimes, ...]
     trace: RunTrace | None
 
     @property
@@ -68,8 +77,10 @@ def simulate(
     )
     control = ControlPlane(limits, policy, predictor)
     trace = RunTrace(limits.num_stages, limits.num_blocks) if keep_trace else None
-    for _ in drive(control, pipeline, ScheduledArrivals(requests), trace):
-        pass
+    first_s: dict[int, float] = {}
+    last_s: dict[int, float] = {}
+    for events in drive(control, pipeline, ScheduledArrivals(requests), trace):
+        _note_times(events, pipeline.now_s(), first_s, last_s)
     control.check()
     if trace is not None:
         trace.spans.extend(pipeline.spans)
@@ -83,8 +94,21 @@ def simulate(
         num_preemptions=control.state.num_preemptions,
         peak_kv_share=control.state.pool.peak_used / limits.num_blocks,
         busy_shares=tuple(busy_s / end_s for busy_s in pipeline.busy_s),
+        token_times=tuple(
+            TokenTimes(first_s[timed.request.request_id], last_s[timed.request.request_id])
+            for timed in requests
+        ),
         trace=trace,
     )
+
+
+def _note_times(
+    events: Iterable[OutputEvent], now_s: float, first_s: dict[int, float], last_s: dict[int, float]
+) -> None:
+    """Note, by request_id, a batch's tokens, which all came back at now_s."""
+    for event in events:
+        first_s.setdefault(event.request_id, now_s)
+        last_s[event.request_id] = now_s
 
 
 def _final_tokens(

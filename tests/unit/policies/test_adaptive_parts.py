@@ -11,7 +11,8 @@ from tdpipe.cost.placement import place
 from tdpipe.policies.adaptive import Adaptive, hold_back
 from tdpipe.policies.admission_order import AdmissionOrder
 from tdpipe.policies.batch_sizing import BatchSizing, Outlook
-from tdpipe.policies.kv_timeline import NUM_INTERVALS, KVTimeline, expected_remaining
+from tdpipe.policies.kv_timeline import NUM_INTERVALS, KVTimeline
+from tdpipe.policies.length_survival import class_of
 from tdpipe.policies.saturation import efficient_tokens, free_tokens
 
 
@@ -27,15 +28,20 @@ def order_of(state, order):
         taken.append(head.request_id)
 
 
-def test_critical_requests_first_then_the_shortest():
-    lengths = [10, 500, 30, 2000, 11]
+def test_late_classes_first_then_each_at_its_own_pace():
+    lengths = [10, 500, 10, 2000, 10, 60, 10, 60]
     state = make_state(waiting=[make_request(i, predicted=n) for i, n in enumerate(lengths)])
     order = AdmissionOrder()
-    order.critical_tokens = 400
     order.follow(state)
-    assert order.expected_tokens == sum(lengths)
-    assert order_of(state, order) == [3, 1, 0, 4, 2]
-    assert order.expected_tokens == 0
+    assert sum(one.forecast_tokens for one in order.classes.values()) == sum(lengths)
+    # 400 rounds are left: the class of 2000 should have started first, then that of 500. The
+    # class of 10 has 400 rounds for its four, one every 100; that of 60 has 300 for two.
+    needed = {2000: 2000.0, 500: 600.0, 60: 100.0, 10: 0.0}
+    by_class = {class_of(length): rounds for length, rounds in needed.items()}
+    order.spread(400, lambda key, waiting: by_class[key])
+    # Due at 0, 100, 200, 300 and at 0, 150.
+    assert order_of(state, order) == [3, 1, 0, 5, 2, 7, 4, 6]
+    assert all(one.forecast_tokens == 0 for one in order.classes.values())
 
 
 def test_the_order_follows_arrivals_preemptions_and_aborts():
@@ -53,11 +59,15 @@ def test_the_order_follows_arrivals_preemptions_and_aborts():
     assert order_of(state, order) == [2, 0, 9]
 
 
+def to_come(request):
+    return max(1, request.predicted_remaining)
+
+
 def brute_force(requests, block_size, interval):
     """Blocks in use in each interval, request by request."""
     blocks = [0.0] * NUM_INTERVALS
     for request in requests:
-        remaining = expected_remaining(request)
+        remaining = to_come(request)
         last = min(remaining // interval, NUM_INTERVALS - 1)
         for index in range(last + 1):
             grown = min(remaining, (index + 1) * interval) if index < last else remaining
@@ -68,8 +78,8 @@ def brute_force(requests, block_size, interval):
 def test_timeline_equals_brute_force():
     requests = [make_request(i, 7 * i + 1, 13 * i + 2) for i in range(40)]
     requests[5].output_token_ids.extend([1] * 90)  # has outlived its forecast
-    timeline = KVTimeline(16)
-    timeline.rebuild(requests, longest=600)
+    timeline = KVTimeline(16, to_come)
+    timeline.rebuild(requests, list(map(to_come, requests)), longest=600)
     assert timeline.interval == 10
     assert timeline.blocks == pytest.approx(brute_force(requests, 16, 10))
     more = make_request(99, 100, 333)
@@ -78,8 +88,8 @@ def test_timeline_equals_brute_force():
 
 
 def test_a_long_prompt_fills_the_cache_only_as_fast_as_it_is_computed():
-    timeline = KVTimeline(16)
-    timeline.rebuild([], longest=640)
+    timeline = KVTimeline(16, to_come)
+    timeline.rebuild([], [], longest=640)
     long = make_request(0, 4000, 100)
     at_once = timeline.peak_with(long, 10**6)
     assert at_once == pytest.approx((4000 + 8 + 100) / 16)

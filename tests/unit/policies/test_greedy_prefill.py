@@ -49,3 +49,21 @@ def test_prompt_blocks_must_be_free_now():
     add_resident(state, make_request(0, 16 * 90, 1))
     state.resident[0].output_token_ids.clear()
     assert GreedyPrefill(threshold=10.0).next_batch(state, KVForecast(16)) == []
+
+
+def test_batches_keep_to_the_limits_and_the_what_if_makes_the_same():
+    state = make_state(
+        make_limits(4, 10_000, max_num_seqs=2, max_num_batched_tokens=300),
+        [make_request(i, n, 4) for i, n in enumerate((100, 250, 40, 10, 8, 8))],
+    )
+    # 100 + 250 are too many tokens; 40 would be the third prompt after 250 is saturated.
+    expected = [[0], [1], [2, 3], [4, 5]]
+    rule = GreedyPrefill()
+    planned = [[one.request_id for one in batch] for batch in rule.would_admit(state)]
+    assert planned == expected
+    forecast = KVForecast(16)
+    for ids in expected:
+        batch = rule.next_batch(state, forecast)
+        assert [one.request_id for one in batch] == ids
+        for request in batch:
+            del state.waiting[request.request_id]

@@ -1,10 +1,12 @@
 """Busy shares, phases and the summary, from a trace written by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from tdpipe.core.batch_plan import Phase
 from tdpipe.reporting.bubbles import busy_shares, decode_window_busy_shares, phase_intervals
-from tdpipe.reporting.run_summary import RunTotals, summarize
+from tdpipe.reporting.run_summary import RunBound, RunTotals, summarize
 from tdpipe.tracing.run_trace import BatchRecord, RunTrace, StageSpan
 
 
@@ -42,11 +44,24 @@ def test_decode_window(trace):
     assert decode_window_busy_shares(trace, min_requests=3)[0] == [0.0, 0.0]
 
 
+TOTALS = RunTotals("td-pipe", (16, 14), 3, 1, 8, 20, 1, 5, 10.0)
+
+
 def test_summary(trace):
-    totals = RunTotals("td-pipe", (16, 14), 3, 1, 8, 20, 1, 5, 10.0)
-    summary = summarize(trace, totals)
+    summary = summarize(trace, TOTALS)
     assert summary.num_switches == 1 and summary.recomputed_tokens == 2
     assert summary.peak_kv_share == 0.5 and summary.output_tokens_per_s == 2.0
     assert (summary.prefill_s, summary.decode_s, summary.mixed_s) == (3, 6, 0)
     text = str(summary)
     assert "16,14 layers" in text and "1 phase switches, 1 preemptions" in text
+    assert summary.bound_share is None and "bound" not in text
+
+
+def test_share_of_the_bound(trace):
+    measured = summarize(trace, replace(TOTALS, bound=RunBound(7.125, "compute", False)))
+    assert measured.bound_share == 0.7125
+    line = "bound        71.2% of what the stages allow: at least 7.12 s (compute)"
+    assert str(measured).splitlines()[-1] == line
+    estimated = summarize(trace, replace(TOTALS, bound=RunBound(7.125, "chain", True)))
+    assert str(estimated).endswith("7.12 s (chain; estimated, `tdpipe profile` measures)")
+    assert summarize(trace, replace(TOTALS, bound=measured.bound, wall_s=0.0)).bound_share is None

@@ -71,7 +71,7 @@ def test_a_layer_is_moved_for_the_best_pipeline():
 
 
 def test_a_large_workload_is_judged_by_a_sample():
-    question = replace(QUESTION, schedulers=("td-pipe", "pp-hybrid"))
+    question = replace(QUESTION, schedulers=("td-pipe", "pp-hybrid", "pp-separate"))
     search = PlanSearch(question, sample_steps=4000, final_steps=10_000)
     assert simulated_steps(search.workload) <= 1.5 * 10_000
     ranking = search.ranking(2, finalists=1)

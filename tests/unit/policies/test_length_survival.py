@@ -1,0 +1,94 @@
+"""Remaining lengths learned from requests that end, and from those that do not."""
+
+import random
+
+import pytest
+
+from factories import make_request
+from tdpipe.core.request import FinishReason
+from tdpipe.policies.length_survival import LengthSurvival, class_of
+
+
+def run_for(requests, lengths, steps):
+    """Every request generates `steps` tokens in all, or its length if that is less."""
+    for request, length in zip(requests, lengths, strict=True):
+        request.output_token_ids[:] = [1] * min(steps, length)
+        if steps >= length:
+            request.finish_reason = FinishReason.STOP
+
+
+def remaining(survival, requests):
+    return sum(survival.remaining(one) for one in requests if one.finish_reason is None)
+
+
+def followed(predicted, lengths):
+    requests = [
+        make_request(i, 10, n, max_tokens=100_000) for i, n in enumerate(predicted(lengths))
+    ]
+    survival = LengthSurvival()
+    for request in requests:
+        survival.follow(request)
+    return requests, survival
+
+
+def lognormal_lengths(count, seed=0):
+    source = random.Random(seed)
+    return [1 + int(source.lognormvariate(5, 0.8)) for _ in range(count)]
+
+
+def test_forecasts_are_believed_at_first():
+    survival = LengthSurvival()
+    requests = [make_request(i, 10, 200, max_tokens=10_000) for i in range(500)]
+    assert remaining(survival, requests) / 500 == pytest.approx(200, rel=0.1)
+
+
+def test_the_sum_is_right_although_all_forecasts_are_half_the_truth():
+    lengths = lognormal_lengths(2000)
+    requests, survival = followed(lambda true: [max(1, n // 2) for n in true], lengths)
+    run_for(requests, lengths, 200)
+    survival.learn()
+    alive = [n - 200 for n in lengths if n > 200]
+    forecasts = sum(one.predicted_remaining for one in requests if one.finish_reason is None)
+    assert forecasts < 0.5 * sum(alive)
+    assert remaining(survival, requests) == pytest.approx(sum(alive), rel=0.2)
+
+
+def test_forecasts_that_are_right_stay_sharp():
+    lengths = lognormal_lengths(2000)
+    requests, survival = followed(lambda true: true, lengths)
+    run_for(requests, lengths, 100)
+    survival.learn()
+    errors = [
+        abs(survival.remaining(one) + 100 - n) / n
+        for one, n in zip(requests, lengths, strict=True)
+        if n > 100
+    ]
+    assert sum(errors) / len(errors) < 0.12
+
+
+def test_who_outlives_everything_known_goes_on_up_to_its_limit():
+    survival = LengthSurvival()
+    old = make_request(0, 10, 10, max_tokens=700)
+    old.output_token_ids[:] = [1] * 699
+    assert survival.remaining(old) == 1
+    old.output_token_ids[:] = [1] * 300
+    assert 1 <= survival.remaining(old) <= 400
+
+
+def test_aborted_requests_teach_nothing():
+    requests, survival = followed(lambda true: [100] * len(true), [10] * 50)
+    before = survival.mean_ratio(class_of(100))
+    for request in requests:
+        request.output_token_ids[:] = [1] * 10
+        request.finish_reason = FinishReason.ABORT
+    survival.learn()
+    assert survival.mean_ratio(class_of(100)) == before
+
+
+def test_overhang_of_a_class_falls_with_the_rounds_left():
+    survival = LengthSurvival()
+    key = class_of(200)
+    tokens = [survival.tokens_until(key, overhang) for overhang in (1000.0, 100.0, 10.0, 1.0)]
+    assert tokens == sorted(tokens) and tokens[0] == 0.0
+    # Forecasts are right within a quarter of a doubling: little is to come after 1.5 x 200.
+    assert 200 < tokens[2] < 700
