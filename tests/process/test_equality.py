@@ -22,7 +22,7 @@ def block_bytes(num_layers):
 @pytest.mark.parametrize("num_stages", [1, 2, 3])
 def test_all_schedulers_on_each_number_of_stages(num_stages, prompts, reference, pytestconfig):
     """One start per number of stages; the scheduler is changed between the runs."""
-    takes_all = pytestconfig.getoption("--all-prompts")
+    takes_all = pytestconfig.getoption("all_prompts")
     with LLM(MODEL, pipeline_parallel_size=num_stages, kv_cache_memory="1GiB") as llm:
         for scheduler in SCHEDULERS if takes_all else SAMPLE[num_stages]:
             llm.use_scheduler(scheduler)
