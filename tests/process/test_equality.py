@@ -10,7 +10,7 @@ from tdpipe import LLM, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
 SCHEDULERS = ("td-pipe", "pp-separate", "pp-hybrid", "adaptive")
-SAMPLE = {1: ("td-pipe", "adaptive"), 2: SCHEDULERS, 3: ("pp-separate", "pp-hybrid")}
+SAMPLE = {1: ("td-pipe",), 2: SCHEDULERS, 3: ("adaptive",)}
 # 60 blocks of 16 tokens: about six of the requests fit at once.
 SCARCE_BLOCKS = 60
 

@@ -20,7 +20,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-p", "--pipeline-parallel-size", type=int, help="stages (default 1)", metavar="P"
     )
-    group.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default td-pipe)")
+    group.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default adaptive)")
     group.add_argument("--dtype", help=f"one of {', '.join(DTYPES)}")
     group.add_argument("--device", help=f"one of {', '.join(DEVICES)}")
     group.add_argument("--kv-cache-memory", help="per stage, such as 512MiB", metavar="SIZE")

@@ -44,7 +44,7 @@ class EngineConfig:
 
     model: str
     pipeline_parallel_size: int = 1
-    scheduler: str = "td-pipe"
+    scheduler: str = "adaptive"
     dtype: str = "auto"
     device: str = "auto"
     kv_cache_memory: int | str | None = None

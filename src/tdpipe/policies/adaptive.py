@@ -11,6 +11,7 @@ decoding reads anyway.
 
 from collections import deque
 from itertools import accumulate
+from math import sqrt
 from operator import attrgetter
 
 from tdpipe.core.engine_state import EngineState
@@ -25,8 +26,9 @@ from tdpipe.policies.length_survival import LengthSurvival
 from tdpipe.policies.policy import Choice, PrefillChunk
 from tdpipe.policies.preemption import make_room
 
-# Share of the blocks that the forecast may fill; what is left absorbs its error.
-FILL = 0.98
+# The forecast is a sum over n residents, whose errors cancel out in part: 1 / sqrt(n) of this share
+# of the blocks stays free to absorb what remains.
+RESERVE = 0.4
 # The forecast is made anew after that many rounds, or once 1 in 100 residents has ended.
 ROUNDS_PER_FORECAST = 4
 ENDED_SHARE = 0.01
@@ -161,14 +163,14 @@ class Adaptive:
         budget = max(most - len(lane), 0 if lane else 1)
         places = state.limits.max_num_seqs - len(lane)
         free = state.pool.num_free - sum(state.blocks_needed(one, 1) for one in lane)
-        new_places = free_places(state)
+        new_places, num_resident = free_places(state), len(state.resident)
         chunks: list[PrefillChunk] = []
         candidates = iter(state.prefilling.values())
         while budget > 0 and places > len(chunks):
             request = next(candidates, None)
             is_new = request is None
             if request is None and new_places > 0:
-                request = self._next_new(state, alone=not state.resident and not chunks)
+                request = self._next_new(state, num_resident)
             if request is None:
                 break
             block_size = state.limits.block_size
@@ -179,6 +181,7 @@ class Adaptive:
             if is_new:
                 self._admit(request)
                 new_places -= 1
+                num_resident += 1
             chunks.append(PrefillChunk(request.request_id, num_tokens))
             budget -= num_tokens
             free -= state.blocks_needed(request, num_tokens)
@@ -186,15 +189,16 @@ class Adaptive:
                 break  # one unfinished prefill at a time, else unfinished ones lock up memory
         return tuple(chunks)
 
-    def _next_new(self, state: EngineState, alone: bool) -> Request | None:
-        """The first request in order that the forecast has room for."""
+    def _next_new(self, state: EngineState, num_resident: int) -> Request | None:
+        """The first request in order that the forecast has room for beside the residents."""
         assert self.timeline is not None
         if self._is_full:
             return None
         per_round = self.size.tokens * state.limits.num_stages
+        fill = 1 - RESERVE / sqrt(num_resident + 1)
         for request in self.order.heads(state):
             peak = self.timeline.peak_with(request, per_round)
-            if alone or peak <= FILL * state.limits.num_blocks:
+            if not num_resident or peak <= fill * state.limits.num_blocks:
                 return request
         self._is_full = True
         return None

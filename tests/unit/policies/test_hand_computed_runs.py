@@ -284,8 +284,12 @@ def test_adaptive_mixes():
 
 
 def test_adaptive_in_scarce_memory():
-    """Of 10 blocks 9.8 may be planned, 3 and half a block of waste for each: b must wait."""
-    assert run("adaptive", ((300, 3), (300, 3), (300, 4)), num_blocks=10) == [
+    """3 blocks for each at its peak, and half a block of waste.
+
+    Of 11 blocks 11 x (1 - 0.4 / sqrt(2)) = 7.9 may be planned for two requests, 8.5 for three:
+    b must wait.
+    """
+    assert run("adaptive", ((300, 3), (300, 3), (300, 4)), num_blocks=11) == [
         "P c:300 a:300 @1400",  # the longest first, 700 s: 0-700, 700-1400
         "D c @1602",  # 1400-1501, 1501-1602
         "D a @1703",  # 1501-1602, 1602-1703
