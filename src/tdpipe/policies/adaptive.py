@@ -29,9 +29,9 @@ from tdpipe.policies.preemption import make_room
 # The forecast is a sum over n residents, whose errors cancel out in part: 1 / sqrt(n) of this share
 # of the blocks stays free to absorb what remains.
 RESERVE = 0.4
-# The forecast is made anew after that many rounds, or once 1 in 100 residents has ended.
-ROUNDS_PER_FORECAST = 4
-ENDED_SHARE = 0.01
+# The forecast is made anew after that many rounds, or once 1 in 50 residents has ended.
+ROUNDS_PER_FORECAST = 8
+ENDED_SHARE = 0.02
 # Share of its tokens that a request may generate after all others, on average.
 OVERHANG_SHARE = 0.05
 
@@ -162,7 +162,7 @@ class Adaptive:
         most = min(self.size.tokens, state.limits.max_num_batched_tokens)
         budget = max(most - len(lane), 0 if lane else 1)
         places = state.limits.max_num_seqs - len(lane)
-        free = state.pool.num_free - sum(state.blocks_needed(one, 1) for one in lane)
+        free = state.pool.num_free - sum(starts_block(one, state) for one in lane)
         new_places, num_resident = free_places(state), len(state.resident)
         chunks: list[PrefillChunk] = []
         candidates = iter(state.prefilling.values())
@@ -217,16 +217,23 @@ def hold_back(state: EngineState, lane: list[Request]) -> tuple[list[Request], t
     computed twice then. If most do not, requests are preempted.
     """
     free = state.pool.num_free
+    if len(lane) <= free:
+        return lane, ()
     stay: list[Request] = []
     for request in lane:
-        needed = state.blocks_needed(request, 1)
-        if needed <= free:
-            free -= needed
+        needs_block = starts_block(request, state)
+        if free or not needs_block:
+            free -= needs_block
             stay.append(request)
     if 2 * len(stay) >= len(lane):
         return stay, ()
     ids, victims = make_room(state, lane)
     return [state.resident[request_id] for request_id in ids], victims
+
+
+def starts_block(request: Request, state: EngineState) -> bool:
+    """Whether the next token of a decoding request needs a new block."""
+    return request.num_scheduled >= len(request.block_ids) * state.limits.block_size
 
 
 def _explain(size: BatchSize, outlook: Outlook, state: EngineState) -> str:

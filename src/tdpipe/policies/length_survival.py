@@ -9,6 +9,7 @@ over many requests this is the expected usage, at the price of one look-up for e
 """
 
 from bisect import bisect_left
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import erf, log2
 
@@ -67,13 +68,12 @@ class LengthSurvival:
 
     def quantile(self, request: Request, share: float) -> int:
         """Tokens after which a share of the requests like this one will have ended; at least 1."""
-        curve = self._curves.get(class_of(request.predicted_tokens), self._first_curve)
-        generated = len(request.output_token_ids)
-        ended = _value_at(curve, _place_of(generated, request.predicted_tokens))
+        predicted, generated = request.predicted_tokens, len(request.output_token_ids)
+        curve = self._curves.get(class_of(predicted), self._first_curve)
+        ended = _value_at(curve, _place_of(generated, predicted)) if generated else 0.0
         place = _place_where(curve, ended + share * (1 - ended))
-        doublings = (place - 0.5) / BINS_PER_DOUBLING + LEAST_DOUBLING
-        remaining = round(request.predicted_tokens * 2**doublings) - generated
-        return max(1, min(remaining, request.max_tokens - generated))
+        remaining = round(predicted * 2 ** ((place - 0.5) / BINS_PER_DOUBLING + LEAST_DOUBLING))
+        return max(1, min(remaining, request.max_tokens) - generated)
 
     def tokens_until(self, key: int, overhang: float) -> float:
         """Tokens n of which a request of the class has on average `overhang` or fewer to come.
@@ -101,6 +101,7 @@ class LengthSurvival:
         )
 
 
+@lru_cache(maxsize=4096)
 def class_of(num_tokens: float) -> int:
     """Number of the class that forecasts of this length are in."""
     return int(CLASSES_PER_DOUBLING * log2(max(1.0, num_tokens)))
