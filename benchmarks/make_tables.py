@@ -53,21 +53,37 @@ def stage_busy(result: dict) -> str:
     )
 
 
+# What the baselines of paper_nodes carry: label, suffix of the scheduler, engine time or not.
+BURDENS = (
+    ("none", "", False),
+    ("engine", "", True),
+    ("uneven", "-unbalanced", False),
+    ("both", "-unbalanced", True),
+)
+
+
 def paper_nodes(result: dict) -> str:
-    """tokens/s of the paper's schedulers, and td-pipe's ratio to each baseline."""
-    columns = ("tp-separate", "tp-hybrid", "pp-separate", "pp-hybrid")
+    """tokens/s of td-pipe and adaptive, and td-pipe's ratio to each baseline, by its burden."""
+    baselines = ("tp-separate", "tp-hybrid", "pp-separate", "pp-hybrid")
+    columns = [
+        (name, label, suffix, slow)
+        for name in baselines
+        for label, suffix, slow in BURDENS
+        if not (suffix and name.startswith("tp"))
+    ]
     head = "| node | model | td-pipe | adaptive |" + "".join(
-        f" td-pipe / {name} | with engine time |" for name in columns
+        f" {name}: {label} |" for name, label, _, _ in columns
     )
-    lines = [head, "|---" * (4 + 2 * len(columns)) + "|"]
-    nodes = {(run["num_devices"], run["device"], run["model"]): {} for run in result["runs"]}
+    lines = [head, "|---" * (4 + len(columns)) + "|"]
+    nodes: dict[tuple, dict] = {}
     for run in result["runs"]:
         key = (run["num_devices"], run["device"], run["model"])
-        nodes[key][run["scheduler"], run["engine_overhead_s"] > 0] = run["tokens_per_s"]
+        found = nodes.setdefault(key, {})
+        found[run["scheduler"], run["engine_overhead_s"] > 0] = run["tokens_per_s"]
     for (count, device, model), found in nodes.items():
         ours = found["td-pipe", False]
         ratios = [
-            f" {ours / found[name, slow]:.2f} |" for name in columns for slow in (False, True)
+            f" {ours / found[name + suffix, slow]:.2f} |" for name, _, suffix, slow in columns
         ]
         lines.append(
             f"| {count}x {device} | {model} | {ours:.0f} | {found['adaptive', False]:.0f} |"
@@ -111,6 +127,13 @@ def paper_memory(result: dict) -> str:
         result["runs"], lambda run: f"{run['kv_share']:.0%}", "recomputed_share", "{:.1%}"
     )
     return f"{speeds}\nRecomputed tokens, as a share of all:\n\n{shares}"
+
+
+def decision_cost(result: dict) -> str:
+    """Share of a run's time that the decisions take."""
+    return _matrix(
+        result["runs"], lambda run: f"4x {run['device']} {run['model']}", "share", "{:.2%}"
+    )
 
 
 def plan_check(result: dict) -> str:
@@ -227,6 +250,7 @@ TABLES = {
     "paper_ablation": paper_ablation,
     "paper_memory": paper_memory,
     "recorded_runs": recorded_runs,
+    "decision_cost": decision_cost,
     "plan_check": plan_check,
     "simulated_vs_real": simulated_vs_real,
 }

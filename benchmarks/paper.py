@@ -6,7 +6,8 @@ Four parts, one result file each:
 
 nodes     4x L20 (13B, 32B) and 4x A100 PCIe (32B, 70B), 1, 2 and 4 devices where the model fits,
           5000 ShareGPT-like requests; with no engine overhead, and with that of the paper's
-          baselines (a Python engine that is not overlapped with the stages)
+          baselines (a Python engine that is not overlapped with the stages); the pipelined
+          ones also with decode batches as uneven as they come
 grid      those nodes with 4 devices x six workloads x all pipeline schedulers, noisy predictor,
           geometric means over three draws of each workload: one request that is ten times longer
           than forecast and comes last is a matter of luck; td-pipe and adaptive also with the
@@ -57,6 +58,7 @@ RIVALS = ("pp-separate", "pp-hybrid", "pp-hybrid-2048", "token-throttling")
 PIPELINE = (*RIVALS, "td-pipe", "adaptive")
 BASELINES = ("tp-separate", "tp-hybrid", "pp-separate", "pp-hybrid")
 ABLATION = ("td-pipe", "td-pipe-occupancy", "td-pipe-no-stealing", "td-pipe-finished")
+UNBALANCED = ("pp-separate-unbalanced", "pp-hybrid-unbalanced")
 # A Python engine's time for a batch when nothing of it overlaps with the stages.
 ENGINE_OVERHEAD_S = 0.005
 SEEDS = (0, 1, 2)
@@ -142,7 +144,7 @@ def node_cells(scale: float) -> Iterable[Cell]:
     for (device, model), count in itertools.product(NODES, (1, 2, 4)):
         if not fits(device, model, count):
             continue
-        for scheduler in (*BASELINES, "td-pipe", "adaptive"):
+        for scheduler in (*BASELINES, *UNBALANCED, "td-pipe", "adaptive"):
             for overhead_s in (0.0, ENGINE_OVERHEAD_S):
                 # Our engine decides while the stages work; only the baselines pay.
                 if overhead_s and scheduler in ("td-pipe", "adaptive"):

@@ -60,6 +60,13 @@ def test_paper(tmp_path):
     assert {run["kv_share"] for run in memory} == {0.67, 0.38, 0.19, 0.10}
 
 
+def test_decision_cost(tmp_path):
+    run("decision_cost.py", "--smoke", "--folder", str(tmp_path))
+    runs = json.loads((tmp_path / "decision_cost.json").read_text())["runs"]
+    assert {found["scheduler"] for found in runs} >= {"adaptive", "td-pipe"}
+    assert all(0 < found["share"] < 0.2 for found in runs)
+
+
 def test_plan_check(tmp_path):
     run("plan_check.py", "--smoke", "--cells", "L20/*/sharegpt", "--folder", str(tmp_path))
     cells = json.loads((tmp_path / "plan_check.json").read_text())["cells"]

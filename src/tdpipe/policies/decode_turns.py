@@ -5,11 +5,15 @@ apart become equal again; and no more than P decode batches travel at once, else
 would be fragments.
 """
 
+from collections.abc import Callable
 from operator import attrgetter
 
 from tdpipe.core.batch_plan import Phase
 from tdpipe.core.engine_state import EngineState
 from tdpipe.core.request import Request
+
+# Which requests decode in the next batch.
+DecodeShare = Callable[[EngineState], list[Request]]
 
 
 def next_decode_share(state: EngineState) -> list[Request]:
@@ -17,6 +21,12 @@ def next_decode_share(state: EngineState) -> list[Request]:
     share = -(-state.num_decoding // state.limits.num_stages)
     at_hand = sorted(state.ready.values(), key=attrgetter("admission"))
     return at_hand[: min(share, state.limits.max_num_seqs)]
+
+
+def all_at_hand(state: EngineState) -> list[Request]:
+    """The requests at hand, whatever their number: what a queue gives that balances nothing."""
+    at_hand = sorted(state.ready.values(), key=attrgetter("admission"))
+    return at_hand[: state.limits.max_num_seqs]
 
 
 def decode_batches_in_flight(state: EngineState) -> int:

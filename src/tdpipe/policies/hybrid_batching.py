@@ -9,7 +9,7 @@ from tdpipe.core.engine_state import EngineState
 from tdpipe.core.errors import ConfigError
 from tdpipe.policies.admission import WATERMARK, waiting_that_may_enter
 from tdpipe.policies.chunked_prefill import next_chunks
-from tdpipe.policies.decode_turns import decode_batches_in_flight, next_decode_share
+from tdpipe.policies.decode_turns import DecodeShare, decode_batches_in_flight, next_decode_share
 from tdpipe.policies.policy import Choice, PrefillChunk
 from tdpipe.policies.preemption import make_room
 
@@ -17,23 +17,27 @@ from tdpipe.policies.preemption import make_room
 class HybridBatching:
     """Mixes one P-th of the decodes with prefill chunks under `budget_tokens` a batch.
 
+    Args:
+        share: takes the decodes of a batch instead.
+
     Raises:
         ConfigError: the budget is below 1.
     """
 
-    def __init__(self, budget_tokens: int = 512) -> None:
+    def __init__(self, budget_tokens: int = 512, share: DecodeShare = next_decode_share) -> None:
         if budget_tokens < 1:
             raise ConfigError("budget_tokens", budget_tokens, "use 1 token or more")
         self.budget_tokens = budget_tokens
+        self.share = share
 
     def __repr__(self) -> str:
-        return f"HybridBatching(budget_tokens={self.budget_tokens})"
+        return f"HybridBatching({self.budget_tokens}, share={self.share.__name__})"
 
     def plan(self, state: EngineState, now_s: float) -> Choice | None:
         if decode_batches_in_flight(state) >= state.limits.num_stages:
             return None
         budget = min(self.budget_tokens, state.limits.max_num_batched_tokens)
-        share = next_decode_share(state)[:budget]
+        share = self.share(state)[:budget]
         decodes, victims = make_room(state, share)
         chunks: tuple[PrefillChunk, ...] = ()
         if not victims:  # blocks just taken from a request must not go to a newer one

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tdpipe.core.errors import ConfigError
 from tdpipe.cost.cost_model import CostModel
 from tdpipe.policies.adaptive import Adaptive
+from tdpipe.policies.decode_turns import all_at_hand
 from tdpipe.policies.greedy_prefill import OccupancyPrefill
 from tdpipe.policies.hybrid_batching import HybridBatching
 from tdpipe.policies.phase_switch import FinishedShareSwitch
@@ -21,6 +22,9 @@ SCHEDULERS: dict[str, Callable[[CostModel], Policy]] = {
     "pp-hybrid": lambda cost: HybridBatching(),
     "pp-hybrid-2048": lambda cost: HybridBatching(2048),
     "token-throttling": lambda cost: TokenThrottling(),
+    # Both with decode batches as uneven as they come.
+    "pp-separate-unbalanced": lambda cost: SeparateBatching(all_at_hand),
+    "pp-hybrid-unbalanced": lambda cost: HybridBatching(share=all_at_hand),
     # td-pipe with one part replaced by a fixed rule.
     "td-pipe-occupancy": lambda cost: TemporalDisaggregation(cost, OccupancyPrefill()),
     "td-pipe-no-stealing": lambda cost: TemporalDisaggregation(cost, balance=keep),

@@ -6,16 +6,23 @@ batches with short decode batches and so leaves bubbles (paper 2.3).
 
 from tdpipe.core.engine_state import EngineState
 from tdpipe.policies.admission import WATERMARK, waiting_that_may_enter, whole_prefill_blocks
-from tdpipe.policies.decode_turns import decode_batches_in_flight, next_decode_share
+from tdpipe.policies.decode_turns import DecodeShare, decode_batches_in_flight, next_decode_share
 from tdpipe.policies.policy import Choice, PrefillChunk
 from tdpipe.policies.preemption import make_room
 
 
 class SeparateBatching:
-    """Prefill while prompts fit, else decode one P-th of the running requests."""
+    """Prefill while prompts fit, else decode one P-th of the running requests.
+
+    Args:
+        share: takes the requests of a decode batch instead.
+    """
+
+    def __init__(self, share: DecodeShare = next_decode_share) -> None:
+        self.share = share
 
     def __repr__(self) -> str:
-        return "SeparateBatching()"
+        return f"SeparateBatching(share={self.share.__name__})"
 
     def plan(self, state: EngineState, now_s: float) -> Choice | None:
         prefills = self._prefills(state)
@@ -23,7 +30,7 @@ class SeparateBatching:
             return Choice(prefills=prefills)
         if decode_batches_in_flight(state) >= state.limits.num_stages:
             return None
-        decodes, victims = make_room(state, next_decode_share(state))
+        decodes, victims = make_room(state, self.share(state))
         return Choice(decodes=decodes, preempted=victims) if decodes else None
 
     def _prefills(self, state: EngineState) -> tuple[PrefillChunk, ...]:

@@ -73,6 +73,25 @@ def test_pp_separate():
     ]
 
 
+def test_pp_separate_unbalanced():
+    assert run("pp-separate-unbalanced", EQUAL) == [
+        "P a:200 b:200 c:200 @1400",  # 700 s: 0-700, 700-1400
+        "D a b c @1606",  # all at hand, nothing is left for a second batch; 103 s twice
+        "D a c @1810",  # 102 s twice: one of the two stages is always idle
+    ]
+
+
+def test_pp_hybrid_unbalanced():
+    assert run("pp-hybrid-unbalanced", EQUAL) == [
+        "P a:200 b:200 c:112 @1224",  # 512 tokens, 612 s: 0-612, 612-1224
+        "P c:88 @1412",  # 188 s: 612-800, 1224-1412
+        "D a b @1514",  # both at hand at 1224: 1224-1326, 1412-1514
+        "D c @1615",  # at 1412: 1412-1513, 1514-1615
+        "D a @1716",  # 1514-1615, 1615-1716
+        "D c @1817",  # 1615-1716, 1716-1817
+    ]
+
+
 def test_pp_separate_in_scarce_memory():
     assert run("pp-separate", EQUAL, num_blocks=6) == [
         "P a:200 b:200 c:200 @1400",  # all 6 blocks; 0-700, 700-1400
