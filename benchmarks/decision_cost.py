@@ -2,10 +2,10 @@
 
     python benchmarks/decision_cost.py [--requests 5000]
 
-The paper's nodes of 4 devices, ShareGPT-like requests, noisy predictor: simulated runs, in which the
-scheduler's time on the core is measured and the run's is the simulated one. In a real run the engine
-decides while the stages work, so that this is time that it needs, not time that is lost. Quiet
-machines tell more.
+The paper's nodes of 4 devices, ShareGPT-like requests, noisy predictor: simulated runs, in which
+the scheduler's time on the core is measured and the run's is the simulated one. In a real run the
+engine decides while the stages work, so that this is time that it needs, not time that is lost.
+Quiet machines tell more.
 """
 
 import argparse
