@@ -3,6 +3,11 @@
 Gathering the context costs more than attending to it. The kernel walks each sequence's block table
 instead, and reads every key and value row once for all the query heads that share it. float32 only,
 one thread: a stage has one core.
+
+The inner loops run over heads that share a key, dimensions and slots of a block. Their counts come
+as tuples of that many zeros, because the length of a tuple is known when the kernel is compiled:
+that lets the compiler unroll the loops and keep sums in registers, and a later process still finds
+the compiled code.
 """
 
 import math
@@ -18,6 +23,12 @@ from tdpipe.execution.attention.torch_attention import TorchAttention
 from tdpipe.execution.kv_cache import KVCache
 
 FloatArray = npt.NDArray[np.float32]
+# Tuples of zeros, as many as heads share a key, as head_dim, and as slots are in a block.
+Sizes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+OPTIONS = {"fastmath": True, "cache": True, "error_model": "numpy", "boundscheck": False}
+# A score of no weight: below every true one, and no infinity, which fast arithmetic may not meet.
+LOWEST = np.float32(-3e38)
 
 
 class NumbaAttention:
@@ -41,14 +52,16 @@ class NumbaAttention:
         self._torch.prefill(layer, query, key, value, output, kv_cache, meta, window)
         first = meta.num_prefill_tokens
         if len(query) > first:
+            heads = query.shape[1] // key.shape[1]
+            sizes = ((0,) * heads, (0,) * query.shape[2], (0,) * meta.block_size)
             decode_attention(
                 query[first:].contiguous().numpy(),
                 kv_cache.keys[layer].numpy(),
                 kv_cache.values[layer].numpy(),
                 meta.block_tables.numpy(),
                 meta.decode_lengths.numpy(),
-                meta.block_size,
                 window or 0,
+                sizes,
                 output[first:].numpy(),
             )
         return output
@@ -88,57 +101,93 @@ def _power_of_two(n: float) -> float:
     return value
 
 
-@numba.njit(fastmath=True, cache=True, error_model="numpy", boundscheck=False)  # type: ignore[untyped-decorator]
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _score(
+    query: FloatArray, keys: FloatArray, scale: float, sizes: Sizes, scores: FloatArray
+) -> None:
+    """scores [heads, slots] = query [heads, dims] x keys [slots, dims], times scale."""
+    heads, dims, slots = sizes
+    for t in range(len(slots)):
+        for g in range(len(heads)):
+            dot = np.float32(0.0)
+            for d in range(len(dims)):
+                dot += query[g, d] * keys[t, d]
+            scores[g, t] = dot * scale
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _softmax(scores: FloatArray, first: int, length: int, sizes: Sizes) -> None:
+    """Softmax of each head over positions first .. length - 1; scores [blocks, heads, slots].
+
+    The other slots of the first and the last block weigh next to nothing.
+    """
+    heads, _, slots = sizes
+    size = len(slots)
+    begin, end = first // size, (length + size - 1) // size
+    for g in range(len(heads)):
+        for t in range(first - begin * size):
+            scores[begin, g, t] = LOWEST
+        for t in range(length - (end - 1) * size, size):
+            scores[end - 1, g, t] = LOWEST
+        top = LOWEST
+        for b in range(begin, end):
+            for t in range(size):
+                top = max(top, scores[b, g, t])
+        total = np.float32(0.0)
+        for b in range(begin, end):
+            for t in range(size):
+                weight = _exp(scores[b, g, t] - top)
+                scores[b, g, t] = weight
+                total += weight
+        inverse = np.float32(1.0) / total
+        for b in range(begin, end):
+            for t in range(size):
+                scores[b, g, t] *= inverse
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _add_values(weights: FloatArray, values: FloatArray, sizes: Sizes, output: FloatArray) -> None:
+    """output [heads, dims] += weights [heads, slots] x values [slots, dims]."""
+    heads, dims, slots = sizes
+    for g in range(len(heads)):
+        for d in range(len(dims)):
+            total = output[g, d]
+            for t in range(len(slots)):
+                total += weights[g, t] * values[t, d]
+            output[g, d] = total
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def decode_attention(
     query: FloatArray,
     keys: FloatArray,
     values: FloatArray,
     block_tables: npt.NDArray[np.int32],
     lengths: npt.NDArray[np.int64],
-    block_size: int,
     window: int,
+    sizes: Sizes,
     output: FloatArray,
 ) -> None:
     """Attention of one query each over their own contexts.
 
     query, output: [decodes, heads, head_dim]; keys, values: [kv_heads, slots, head_dim];
-    block_tables: [decodes, blocks]; lengths: [decodes]; window: tokens back, 0 for all.
+    block_tables: [decodes, blocks]; lengths: [decodes]; window: tokens back, 0 for all; sizes:
+    zeros, as many as heads share a key, as head_dim, and as slots are in a block.
     """
-    num_decodes, num_heads, head_dim = query.shape
-    num_kv_heads = keys.shape[0]
-    group = num_heads // num_kv_heads
-    scale = np.float32(1.0 / math.sqrt(head_dim))
-    scores = np.empty((group, block_tables.shape[1] * block_size), np.float32)
-    for i in range(num_decodes):
+    group, size = len(sizes[0]), len(sizes[2])
+    scale = np.float32(1.0 / math.sqrt(len(sizes[1])))
+    scores = np.empty((block_tables.shape[1], group, size), np.float32)
+    output[:] = np.float32(0.0)
+    for i in range(query.shape[0]):
         length = lengths[i]
         first = max(0, length - window) if window > 0 else 0
-        for h in range(num_kv_heads):
-            for at in range(first, length):
-                block = np.int64(block_tables[i, at // block_size])
-                key = keys[h, block * block_size + at % block_size]
-                for g in range(group):
-                    dot = np.float32(0.0)
-                    for d in range(head_dim):
-                        dot += query[i, h * group + g, d] * key[d]
-                    scores[g, at] = dot * scale
-            for g in range(group):
-                row = scores[g]
-                top = row[first]
-                for at in range(first + 1, length):
-                    top = max(top, row[at])
-                total = np.float32(0.0)
-                for at in range(first, length):
-                    row[at] = _exp(row[at] - top)
-                    total += row[at]
-                inverse = np.float32(1.0) / total
-                for at in range(first, length):
-                    row[at] *= inverse
-                for d in range(head_dim):
-                    output[i, h * group + g, d] = np.float32(0.0)
-            for at in range(first, length):
-                block = np.int64(block_tables[i, at // block_size])
-                value = values[h, block * block_size + at % block_size]
-                for g in range(group):
-                    weight = scores[g, at]
-                    for d in range(head_dim):
-                        output[i, h * group + g, d] += weight * value[d]
+        begin, end = first // size, (length + size - 1) // size
+        for h in range(keys.shape[0]):
+            own = slice(h * group, (h + 1) * group)
+            for b in range(begin, end):
+                at = np.int64(block_tables[i, b]) * size
+                _score(query[i, own], keys[h, at : at + size], scale, sizes, scores[b])
+            _softmax(scores, first, length, sizes)
+            for b in range(begin, end):
+                at = np.int64(block_tables[i, b]) * size
+                _add_values(scores[b], values[h, at : at + size], sizes, output[i, own])
