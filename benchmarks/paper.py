@@ -15,11 +15,13 @@ grid      those nodes with 4 devices x six workloads x all pipeline schedulers, 
 ablation  td-pipe with one part replaced
 memory    the KV cache cut to 67, 38, 19 and 10 % of what the workload would like
 
-Simulated runs are deterministic: figures are those of any machine.
+Simulated runs are deterministic: figures are those of any machine. With --schedulers only those are
+simulated, and the rows of the others are kept from the result file that is there.
 """
 
 import argparse
 import itertools
+import json
 import statistics
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from result_record import ROOT, write_result
+from result_record import RESULTS, ROOT, write_result
 from tdpipe.core.errors import CapacityError
 from tdpipe.cost.hardware_catalogue import find_device
 from tdpipe.cost.model_catalogue import find_model
@@ -81,6 +83,9 @@ class Cell:
     seed: int = 0
 
 
+CELL_FIELDS = tuple(Cell.__dataclass_fields__)
+
+
 def make_workload(cell: Cell) -> Workload:
     """The workload of a cell, with its limits."""
     prompt_limit, output_limit = LIMITS.get(cell.workload, DEFAULT_LIMITS)
@@ -117,7 +122,7 @@ def run(cell: Cell) -> dict[str, Any]:
     result = scenario.run(cell.scheduler)
     bound = scenario.bound()
     return {
-        **{name: getattr(cell, name) for name in Cell.__dataclass_fields__},
+        **{name: getattr(cell, name) for name in CELL_FIELDS},
         "layers": list(placement.layers),
         "tokens_per_s": result.tokens_per_s,
         "makespan_s": result.makespan_s,
@@ -128,6 +133,11 @@ def run(cell: Cell) -> dict[str, Any]:
         "peak_kv_share": result.peak_kv_share,
         "busy_shares": list(result.busy_shares),
     }
+
+
+def cell_of(row: dict[str, Any]) -> Cell:
+    """The cell that a row is the result of."""
+    return Cell(**{name: row[name] for name in CELL_FIELDS})
 
 
 def fits(device: str, model: str, num_devices: int) -> bool:
@@ -245,10 +255,30 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
 
 
+def kept_rows(
+    part: str, cells: list[Cell], folder: Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of these cells in the result file that is there, and the commit that they are of.
+
+    Raises:
+        SystemExit: the file lacks one of them.
+    """
+    record = json.loads((folder / f"paper_{part}.json").read_text())
+    rows = {tuple(row[name] for name in CELL_FIELDS): row for row in record["runs"]}
+    try:
+        kept = [rows[tuple(getattr(cell, name) for name in CELL_FIELDS)] for cell in cells]
+    except KeyError as error:
+        raise SystemExit(
+            f"paper_{part}.json has no run of {error}: leave --schedulers out"
+        ) from None
+    return kept, record["commit"]
+
+
 def main() -> None:
     """Simulate the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--schedulers", help="comma-separated; others keep their rows")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of requests")
     parser.add_argument("--smoke", action="store_true", help="a hundredth of the requests")
@@ -258,10 +288,20 @@ def main() -> None:
         options.scale = 0.01
     for part in options.parts.split(","):
         cells = list(PARTS[part](options.scale))
+        names = options.schedulers.split(",") if options.schedulers else None
+        mine = [cell for cell in cells if names is None or cell.scheduler in names]
+        figures: dict[str, Any] = {}
+        kept: list[dict[str, Any]] = []
+        if names is not None:
+            others = [cell for cell in cells if cell not in mine]
+            kept, commit = kept_rows(part, others, options.folder or RESULTS)
+            figures["kept"] = {"commit": commit, "but": names}
         with ProcessPoolExecutor(options.processes) as pool:
-            rows = list(pool.map(run, cells))
+            rows = list(pool.map(run, mine))
         show(rows)
-        figures: dict[str, Any] = {"runs": rows}
+        order = {cell: index for index, cell in enumerate(cells)}
+        rows = sorted(kept + rows, key=lambda row: order[cell_of(row)])
+        figures["runs"] = rows
         if part == "grid":
             figures["summary"] = grid_summary(rows)
             shown = {k: v for k, v in figures["summary"].items() if k != "cells"}

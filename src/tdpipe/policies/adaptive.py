@@ -115,8 +115,9 @@ class Adaptive:
         residents = list(state.resident.values())
         remaining = [self.survival.remaining(request) for request in residents]
         waiting = [request.predicted_remaining for request in self.order.heads(state)]
-        longest = max([*remaining, *waiting], default=1)
-        timeline.rebuild(residents, remaining, longest)
+        longest = max(remaining, default=1)
+        longest_waiting = max(waiting, default=0)
+        timeline.rebuild(residents, remaining, max(longest, longest_waiting))
         expected = sum(
             one.forecast_tokens * self.survival.mean_ratio(key)
             for key, one in self.order.classes.items()
@@ -125,6 +126,7 @@ class Adaptive:
             prompt_tokens=state.num_waiting_tokens,
             output_tokens=round(expected) + sum(remaining),
             longest_tokens=longest,
+            longest_waiting_tokens=longest_waiting,
             decodes=state.num_decoding / state.limits.num_stages,
             room=1 - max(timeline.blocks) / state.limits.num_blocks,
             is_full=self._is_full,
@@ -239,7 +241,7 @@ def starts_block(request: Request, state: EngineState) -> bool:
 def _explain(size: BatchSize, outlook: Outlook, state: EngineState) -> str:
     return (
         f"batches of {size.tokens} tokens ({size.limit} limit): {outlook.prompt_tokens} prompt and "
-        f"{outlook.output_tokens} output tokens left, longest {outlook.longest_tokens}, "
-        f"{outlook.decodes:.1f} decodes a batch, {outlook.room:.0%} of the cache unplanned, "
-        f"{len(state.waiting)} waiting"
+        f"{outlook.output_tokens} output tokens left, longest {outlook.longest_tokens} (waiting: "
+        f"{outlook.longest_waiting_tokens}), {outlook.decodes:.1f} decodes a batch, "
+        f"{outlook.room:.0%} of the cache unplanned, {len(state.waiting)} waiting"
     )

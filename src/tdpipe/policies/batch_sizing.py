@@ -8,9 +8,12 @@ efficient   enough to compute near the best rate; a little less counts as enough
 chain       the steps of the longest request follow each other, one a round. With batches of n
             tokens, of time(n), the R tokens left take R / (n P) rounds; what the longest request
             still needs then goes on almost alone:
-                run time(n) = R / n x time(n) + max(0, longest - R / (n P)) x P x time(1)
-            The limit is the largest n with the least run time: small batches make short rounds,
-            which pays where a batch of the least efficient size is hardly slower per token.
+                run time(n) = R / n x time(n) + rounds alone x P x time(1)
+                rounds alone = max(0, longest - R / (n P))
+            A request that waits may be the last to start. It then has only those rounds that
+            follow the prefill of all prompts. The limit is the largest n with the least run time:
+            small batches make short rounds, which pays where a batch of the least efficient size
+            is hardly slower per token.
 flow        with a full cache, prompts can come in only as fast as decoding makes room:
             decodes per batch x (1 + waiting prompt tokens / tokens still to be generated)
 
@@ -39,7 +42,8 @@ class Outlook:
     Attributes:
         prompt_tokens: waiting to be prefilled.
         output_tokens: expected from waiting and resident requests together.
-        longest_tokens: expected remaining output of the longest request.
+        longest_tokens: expected remaining output of the longest resident request.
+        longest_waiting_tokens: expected output of the longest waiting one.
         decodes: mean decodes in a batch.
         room: share of the blocks that the forecast leaves free at its peak.
         is_full: nothing that waits fits the forecast.
@@ -48,6 +52,7 @@ class Outlook:
     prompt_tokens: int
     output_tokens: int
     longest_tokens: int
+    longest_waiting_tokens: int
     decodes: float
     room: float
     is_full: bool
@@ -106,5 +111,10 @@ class BatchSizing:
 
     def _run_time_s(self, outlook: Outlook, size: int, time_s: float) -> float:
         batches = outlook.tokens_left / size
-        rounds_alone = max(0.0, outlook.longest_tokens - batches / self.num_stages)
+        prompt_batches = outlook.prompt_tokens / max(1.0, size - outlook.decodes)
+        rounds_alone = max(
+            0.0,
+            outlook.longest_tokens - batches / self.num_stages,
+            outlook.longest_waiting_tokens - max(0.0, batches - prompt_batches) / self.num_stages,
+        )
         return batches * time_s + rounds_alone * self.num_stages * self._alone_s
