@@ -5,9 +5,7 @@ What enters are requests of known length, what leaves are seconds of the run and
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
-from statistics import fmean, median
 from typing import Any
 
 from tdpipe.config.engine_config import EngineConfig
@@ -15,11 +13,8 @@ from tdpipe.control.arrivals import TimedRequest
 from tdpipe.core.batch_plan import BatchPlan
 from tdpipe.core.sampling_params import SamplingParams
 from tdpipe.cost.cost_model import BatchLoad, plan_load
-from tdpipe.cost.profiled_cost import ProfiledCost, StageProfile
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.execution.pipeline_executor import PipelineExecutor
-from tdpipe.execution.probe_batches import Probe
-from tdpipe.execution.stage_bench import StageBench
 from tdpipe.execution.stage_profiler import FULL_GRID, QUICK_GRID, ProfileGrid, profile_stages
 from tdpipe.frontend.job_run import JobRun, RunParts
 from tdpipe.frontend.pipeline_setup import resolve_setup
@@ -31,13 +26,6 @@ from tdpipe.text.tokenizer import Tokenizer
 from workload_lognormal import WorkItem
 
 MODEL = "smollm2-135m-instruct"
-# Prefill first: it writes the cache that decodes read.
-SPEED_PROBES = (
-    Probe(num_prefills=2, prefill_tokens=128),
-    Probe(num_decodes=8, context_tokens=128),
-    Probe(num_decodes=32, context_tokens=256),
-)
-SMALL_PROBES = (Probe(num_prefills=1, prefill_tokens=32), Probe(num_decodes=4, context_tokens=16))
 Figures = dict[str, Any]
 
 
@@ -69,7 +57,6 @@ class ProfiledPipeline:
         self.setup = resolve_setup(self.config, self.source)
         self.executor = self.setup.executor(self.source.folder)
         self.grid = QUICK_GRID if smoke else FULL_GRID
-        self.speed_probes = SMALL_PROBES if smoke else SPEED_PROBES
         self.profiles: list[Figures] = []
         try:
             self.limits = self.setup.allocate(self.executor)
@@ -84,22 +71,6 @@ class ProfiledPipeline:
         took_s = time.monotonic() - started_s
         self.profiles.append({"took_s": took_s, **asdict(self.cost)})
         print(f"profiled in {took_s:.0f} s", file=sys.stderr)
-
-    def slowness(self, rounds: int = 4) -> list[float]:
-        """How many times as long as in the profile each stage takes for a few probes now."""
-        bench = StageBench(self.executor, self.limits)
-        try:
-            times_s = [bench.busy_s(self.speed_probes) for _ in range(rounds)]
-        finally:
-            bench.end()
-        return [
-            fmean(
-                median(one[number][stage] for one in times_s)
-                / self.cost.stage_time_s(stage, probe.load)
-                for number, probe in enumerate(self.speed_probes)
-            )
-            for stage in range(self.limits.num_stages)
-        ]
 
     def run(self, scheduler: str, workload: list[WorkItem]) -> Figures:
         """A real run; seconds, and the busy time of the stages by what their batches held."""
@@ -132,20 +103,13 @@ class ProfiledPipeline:
             "busy_s": self._busy_s(run.trace.spans, recorded.loads),
         }
 
-    def simulated(
-        self, scheduler: str, workload: list[WorkItem], slowness: Sequence[float]
-    ) -> Figures:
-        """The same requests over the simulated pipeline, whose stages are slower by a factor each.
-
-        The scheduler knows the profile, as in the real run.
-        """
-        profiles = zip(self.cost.stages, slowness, strict=True)
-        now = replace_stages(self.cost, [stage.scaled(factor) for stage, factor in profiles])
+    def simulated(self, scheduler: str, workload: list[WorkItem]) -> Figures:
+        """The same requests over the simulated pipeline."""
         lengths = [(len(item.prompt), item.output_tokens) for item in workload]
         run = simulate(
             [TimedRequest(0.0, request) for request in requests_of_lengths(lengths)],
             make_scheduler(scheduler, self.cost),
-            now,
+            self.cost,
             self.limits,
             self.config.predictor(),
             engine_overhead_s=self.cost.engine_s,
@@ -168,13 +132,6 @@ class ProfiledPipeline:
             found["measured_s"] += span.end_s - span.start_s
             found["own_batches_s"] += self.cost.stage_time_s(span.stage, load)
         return stages
-
-
-def replace_stages(cost: ProfiledCost, stages: Sequence[StageProfile]) -> ProfiledCost:
-    """The same pipeline with other stages."""
-    return ProfiledCost(
-        tuple(stages), cost.link_latency_s, cost.link_token_s, cost.layers, cost.engine_s
-    )
 
 
 def kind_of(load: BatchLoad) -> str:

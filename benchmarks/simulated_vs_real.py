@@ -1,13 +1,11 @@
 """How well the simulation predicts real runs: each scheduler for real and simulated, side by side.
 
     python benchmarks/simulated_vs_real.py [--rounds 2] [--requests 100]
+    python benchmarks/simulated_vs_real.py --again    # new figures from the raw runs on file
 
-Every round first profiles the pipeline, as `tdpipe profile` does; then each scheduler runs the
-workload on the same stages, and the same requests are simulated with the same limits, predictor and
-measured stage times. Machines that others share change their speed between a profile and a run: so
-a few probes (seconds) before and after each run tell how many times as long as in the profile each
-stage takes now, and the simulated stages are that much slower. What the profile alone predicts is
-reported too. Medians over the rounds are compared.
+Every round first profiles the pipeline, as `tdpipe profile` does, because machines change their
+speed; then each scheduler runs the workload on the same stages, and the same requests are simulated
+with the same limits, predictor and measured stage times. Medians over the rounds are compared.
 Writes benchmarks/results/simulated_vs_real.json.
 
 Two causes of an error are told apart. `own_batches_s` is what the profile says of the very batches
@@ -17,6 +15,7 @@ waits for another one, for the link or for the engine.
 """
 
 import argparse
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from profiled_pipeline import MODEL, QUICK_GRID, Figures, ProfiledPipeline
-from result_record import ROOT, write_result
+from result_record import RESULTS, ROOT, write_result
 from workload_lognormal import TOKEN_RANGE, WorkItem, make_workload
 
 SCHEDULERS = (
@@ -56,27 +55,16 @@ WORKLOADS: dict[str, Callable[[int, int, float], list[WorkItem]]] = {
 
 def compare(rounds: list[dict[str, Figures]], output_tokens: int) -> Figures:
     """One scheduler's measured rounds against its simulated ones."""
-    wall_s = {kind: median(one[kind]["wall_s"] for one in rounds) for kind in rounds[0]}
-    measured_s, simulated_s = wall_s["measured"], wall_s["simulated"]
-    own_s = [
-        [
-            time_s * factor
-            for time_s, factor in zip(
-                stage_s("own_batches_s", one["measured"]), one["simulated"]["slowness"], strict=True
-            )
-        ]
-        for one in rounds
-    ]
+    measured_s = median(one["measured"]["wall_s"] for one in rounds)
+    simulated_s = median(one["by_the_profile"]["wall_s"] for one in rounds)
+    own_s = [stage_s("own_batches_s", one["measured"]) for one in rounds]
     busy_s = [stage_s("measured_s", one["measured"]) for one in rounds]
-    simulated_busy_s = [one["simulated"]["busy_s"] for one in rounds]
+    simulated_busy_s = [one["by_the_profile"]["busy_s"] for one in rounds]
     bound_s = median(one["measured"]["bound_s"] for one in rounds)
     return {
         "measured_tokens_per_s": output_tokens / measured_s,
         "simulated_tokens_per_s": output_tokens / simulated_s,
-        "profile_tokens_per_s": output_tokens / wall_s["by_the_profile"],
         "error": measured_s / simulated_s - 1,
-        "error_of_the_profile": measured_s / wall_s["by_the_profile"] - 1,
-        "slowness": medians([one["simulated"]["slowness"] for one in rounds]),
         "error_of_stage_times": sum(medians(busy_s)) / sum(medians(own_s)) - 1,
         "measured_busy_shares": [time_s / measured_s for time_s in medians(busy_s)],
         "simulated_busy_shares": [time_s / simulated_s for time_s in medians(simulated_busy_s)],
@@ -128,23 +116,24 @@ def measure(
     for number in range(options.rounds):
         pipeline.profile()
         for name in options.schedulers:
-            before = pipeline.slowness()
-            run = pipeline.run(name, workload)
-            after = pipeline.slowness()
-            slowness = [(one + other) / 2 for one, other in zip(before, after, strict=True)]
             found = {
-                "measured": run,
-                "simulated": pipeline.simulated(name, workload, slowness),
-                "by_the_profile": pipeline.simulated(name, workload, [1.0] * len(slowness)),
+                "measured": pipeline.run(name, workload),
+                "by_the_profile": pipeline.simulated(name, workload),
             }
-            found["simulated"] |= {"slowness": slowness, "before": before, "after": after}
             rounds[name].append(found)
-            speeds = [output_tokens / one["wall_s"] for one in found.values()]
-            shown = "{:.1f} tokens/s, simulated {:.1f}, by the profile {:.1f}".format(*speeds)
+            measured, simulated = (output_tokens / run["wall_s"] for run in found.values())
+            shown = f"{measured:.1f} tokens/s, simulated {simulated:.1f}"
             print(f"round {number + 1}: {name} {shown}", file=sys.stderr)
-    rows = {name: compare(rounds[name], output_tokens) for name in options.schedulers}
+    return summary(rounds, sum(len(item.prompt) for item in workload), output_tokens)
+
+
+def summary(
+    rounds: dict[str, list[dict[str, Figures]]], prompt_tokens: int, output_tokens: int
+) -> Figures:
+    """What all rounds of one workload say."""
+    rows = {name: compare(one, output_tokens) for name, one in rounds.items()}
     return {
-        "prompt_tokens": sum(len(item.prompt) for item in workload),
+        "prompt_tokens": prompt_tokens,
         "output_tokens": output_tokens,
         "same_order": add_ranks(rows),
         "largest_error": max(abs(row["error"]) for row in rows.values()),
@@ -155,9 +144,9 @@ def measure(
 def table(workloads: dict[str, Figures]) -> str:
     """Measured and simulated side by side, a line for each workload and scheduler."""
     lines = [
-        "| workload | scheduler | tokens/s | simulated | error | of stage times | profile alone "
-        "| rank | simulated | busy | simulated | of the bound |",
-        "|---" * 12 + "|",
+        "| workload | scheduler | tokens/s | simulated | error | of stage times | rank | simulated "
+        "| busy | simulated | of the bound |",
+        "|---" * 11 + "|",
     ]
     for workload, found in workloads.items():
         for name, row in found["schedulers"].items():
@@ -172,7 +161,6 @@ def table(workloads: dict[str, Figures]) -> str:
                 f"{row['simulated_tokens_per_s']:.1f}",
                 f"{row['error']:+.1%}",
                 f"{row['error_of_stage_times']:+.1%}",
-                f"{row['error_of_the_profile']:+.1%}",
                 *(str(row[f"{kind}_rank"]) for kind in ("measured", "simulated")),
                 busy,
                 simulated_busy,
@@ -192,6 +180,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="of all lengths")
     parser.add_argument("--schedulers", default=",".join(SCHEDULERS))
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--again", action="store_true", help="measure nothing")
     parser.add_argument("--smoke", action="store_true", help="8 short requests, one round")
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args(arguments)
@@ -202,9 +191,33 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def show(found: dict[str, Figures], path: Path) -> None:
+    """Print tables and verdicts."""
+    print(table(found))
+    for name, one in found.items():
+        order = "the same" if one["same_order"] else "another"
+        print(f"{name}: largest error {one['largest_error']:.1%}, {order} order")
+    print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def again(path: Path) -> None:
+    """Make the figures of a result file anew; its origin stays that of its raw runs."""
+    record = json.loads(path.read_text())
+    found = record["workloads"]
+    for name, one in found.items():
+        rounds = {scheduler: row["rounds"] for scheduler, row in one["schedulers"].items()}
+        found[name] = summary(rounds, one["prompt_tokens"], one["output_tokens"])
+    record["table"] = table(found)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    show(found, path)
+
+
 def main() -> None:
     """Profile, run, simulate, write, print."""
     options = options_of()
+    if options.again:
+        again((options.folder or RESULTS) / "simulated_vs_real.json")
+        return
     pipeline = ProfiledPipeline(options.stages, options.smoke)
     try:
         pipeline.profile(QUICK_GRID)
@@ -222,14 +235,8 @@ def main() -> None:
         "partition": list(pipeline.setup.layers),
         "tie": TIE,
     }
-    text = table(found)
-    figures = {"workloads": found, "table": text, "profiles": pipeline.profiles}
-    path = write_result("simulated_vs_real", settings, figures, options.folder)
-    print(text)
-    for name, one in found.items():
-        order = "the same" if one["same_order"] else "another"
-        print(f"{name}: largest error {one['largest_error']:.1%}, {order} order")
-    print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    figures = {"workloads": found, "table": table(found), "profiles": pipeline.profiles}
+    show(found, write_result("simulated_vs_real", settings, figures, options.folder))
 
 
 if __name__ == "__main__":

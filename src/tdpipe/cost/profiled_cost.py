@@ -49,17 +49,6 @@ class StageProfile:
             time_s += self.projection_s + self.row_s * load.sampled
         return time_s
 
-    def scaled(self, factor: float) -> "StageProfile":
-        """The profile of a stage that takes `factor` times as long."""
-        return StageProfile(
-            dense=self.dense.scaled(factor),
-            decode=self.decode.scaled(factor),
-            pair_s=self.pair_s * factor,
-            kv_token_s=self.kv_token_s * factor,
-            row_s=self.row_s * factor,
-            projection_s=self.projection_s * factor,
-        )
-
 
 @dataclass(slots=True)
 class ProfiledCost:
