@@ -12,7 +12,7 @@ the exit status is 1 if a table is out of date.
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -95,24 +95,25 @@ def paper_nodes(result: dict) -> str:
 def paper_grid(result: dict) -> str:
     """adaptive against the best rival in each cell."""
     summary = result["summary"]
-    lines = [
-        "| node | model | workload | best rival | its share of the bound | adaptive's | "
-        "adaptive / best rival | adaptive / td-pipe |",
-        "|---" * 8 + "|",
-    ]
-    for cell in summary["cells"]:
-        lines.append(
-            f"| 4x {cell['device']} | {cell['model']} | {cell['workload']} "
-            f"| {cell['best_rival']} | {cell['rival_bound_share']:.1%} "
-            f"| {cell['bound_share']:.1%} | {cell['ratio']:.2f} | "
-            f"{cell['ratio_td_pipe']:.2f} |"
+    rows = [
+        (
+            f"4x {cell['device']}", cell["model"], cell["workload"], cell["best_rival"],
+            f"{cell['rival_bound_share']:.1%}", f"{cell['bound_share']:.1%}",
+            f"{cell['ratio']:.3f}", f"{cell['ratio_td_pipe']:.2f}",
+            f"{cell['recomputed_share']:.2%}",
         )
-    lines.append(
-        f"\nGeometric means: {summary['geometric_mean_ratio']:.3f} x the best rival of each cell, "
+        for cell in summary["cells"]
+    ]  # fmt: skip
+    columns = (
+        "node", "model", "workload", "best rival", "its share of the bound", "adaptive's",
+        "adaptive / best rival", "adaptive / td-pipe", "recomputed",
+    )  # fmt: skip
+    return (
+        f"{_rows(columns, rows)}\n"
+        f"Geometric means: {summary['geometric_mean_ratio']:.3f} x the best rival of each cell, "
         f"{summary['geometric_mean_ratio_td_pipe']:.3f} x td-pipe; the least ratio is "
-        f"{summary['least_ratio']:.3f}."
+        f"{summary['least_ratio']:.3f}.\n"
     )
-    return "\n".join(lines) + "\n"
 
 
 def paper_ablation(result: dict) -> str:
@@ -138,25 +139,27 @@ def decision_cost(result: dict) -> str:
 
 def plan_check(result: dict) -> str:
     """plan's pick against the best of an exhaustive simulation in each cell."""
-    lines = [
-        "| node | model | workload | plan's pick | best | pick's time / best | planned in "
-        "| simulated | could not win |",
-        "|---" * 9 + "|",
-    ]
+    rows = []
     for cell in result["cells"]:
         pick, best = (_candidate(cell[name]) for name in ("pick", "best"))
-        lines.append(
-            f"| 4x {cell['device']} | {cell['model']} | {cell['workload']} | {pick} "
-            f"| {'the same' if best == pick else best} | {cell['ratio']:.3f} "
-            f"| {cell['plan_s']:.0f} s | {cell['num_simulated']} | {cell['num_pruned']} |"
-        )
+        rows.append(
+            (
+                f"4x {cell['device']}", cell["model"], cell["workload"], pick,
+                "the same" if best == pick else best, f"{cell['ratio']:.3f}",
+                f"{cell['plan_s']:.0f} s", str(cell["num_simulated"]), str(cell["num_pruned"]),
+            )
+        )  # fmt: skip
+    columns = (
+        "node", "model", "workload", "plan's pick", "best", "pick's time / best", "planned in",
+        "simulated", "could not win",
+    )  # fmt: skip
     machine = result["machine"]
-    lines.append(
-        f"\nThe largest ratio is {result['largest_ratio']:.3f}; `plan` took at most "
+    return (
+        f"{_rows(columns, rows)}\n"
+        f"The largest ratio is {result['largest_ratio']:.3f}; `plan` took at most "
         f"{result['longest_plan_s']:.0f} s, {result['settings']['processes']} cells at a time on "
-        f"{machine['cores']} cores of {machine['cpu']}."
+        f"{machine['cores']} cores of {machine['cpu']}.\n"
     )
-    return "\n".join(lines) + "\n"
 
 
 def _candidate(found: dict) -> str:
@@ -235,10 +238,13 @@ def _matrix(
     rows: dict[str, dict[str, str]] = {}
     for run in runs:
         rows.setdefault(row_of(run), {})[run["scheduler"]] = form.format(run[figure])
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for title, found in rows.items():
-        lines.append(f"| {title} | " + " | ".join(found[name] for name in names) + " |")
-    return "\n".join(lines) + "\n"
+    table = [(title, *(found[name] for name in names)) for title, found in rows.items()]
+    return _rows(("", *names), table)
+
+
+def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 TABLES = {

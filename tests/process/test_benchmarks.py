@@ -62,6 +62,11 @@ def test_paper(tmp_path):
     assert len(summary["cells"]) == 24 and summary["geometric_mean_ratio"] > 0.9
     memory = json.loads((tmp_path / "paper_memory.json").read_text())["runs"]
     assert {run["kv_share"] for run in memory} == {0.67, 0.38, 0.19, 0.10}
+    # The rows of one scheduler made anew are the same, those of the others are kept.
+    again = ("--schedulers", "adaptive", "--folder", str(tmp_path))
+    run("paper.py", "--smoke", "--parts", "memory", *again)
+    record = json.loads((tmp_path / "paper_memory.json").read_text())
+    assert record["runs"] == memory and record["kept"]["but"] == ["adaptive"]
 
 
 def test_decision_cost(tmp_path):

@@ -56,6 +56,30 @@ def test_decodes(backend, window):
         torch.testing.assert_close(got[row], want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 2, 3])
+def test_what_another_sequence_left_in_a_block_does_not_matter(window):
+    torch.manual_seed(0)
+    cache = KVCache(1, 2, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
+    context = torch.randn(2, 6, KV_HEADS, DIM)
+    cache.write(0, torch.arange(6), *context)
+    cache.keys[:, :, 6:] = cache.values[:, :, 6:] = math.nan
+    if window:
+        cache.values[:, :, : 6 - window] = math.nan
+    meta = AttentionMetadata(
+        num_prefill_tokens=0,
+        prefills=[],
+        slot_mapping=torch.tensor([5]),
+        decode_slots=torch.arange(6)[None],
+        decode_lengths=torch.tensor([6]),
+        block_tables=torch.tensor([[0, 1]], dtype=torch.int32),
+        block_size=BLOCK,
+    )
+    query = torch.randn(1, KV_HEADS * GROUP, DIM)
+    got = NumbaAttention().forward(0, query, *context[:, 5:], cache, meta, window)
+    want = by_hand(query[0], *context, window)
+    torch.testing.assert_close(got[0], want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("earlier", [0, 5])
 def test_prefill_spans(window, earlier):

@@ -18,9 +18,7 @@ DecodeShare = Callable[[EngineState], list[Request]]
 
 def next_decode_share(state: EngineState) -> list[Request]:
     """The oldest requests at hand, at most one P-th of all that decode, rounded up."""
-    share = -(-state.num_decoding // state.limits.num_stages)
-    at_hand = sorted(state.ready.values(), key=attrgetter("admission"))
-    return at_hand[: min(share, state.limits.max_num_seqs)]
+    return all_at_hand(state)[: -(-state.num_decoding // state.limits.num_stages)]
 
 
 def all_at_hand(state: EngineState) -> list[Request]:

@@ -119,7 +119,7 @@ def _score(
 def _softmax(scores: FloatArray, first: int, length: int, sizes: Sizes) -> None:
     """Softmax of each head over positions first .. length - 1; scores [blocks, heads, slots].
 
-    The other slots of the first and the last block weigh next to nothing.
+    The other slots of the first and the last block weigh next to nothing in it.
     """
     heads, _, slots = sizes
     size = len(slots)
@@ -146,15 +146,26 @@ def _softmax(scores: FloatArray, first: int, length: int, sizes: Sizes) -> None:
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _add_values(weights: FloatArray, values: FloatArray, sizes: Sizes, output: FloatArray) -> None:
-    """output [heads, dims] += weights [heads, slots] x values [slots, dims]."""
+def _add_values(
+    weights: FloatArray, values: FloatArray, low: int, high: int, sizes: Sizes, output: FloatArray
+) -> None:
+    """output [heads, dims] += weights [heads, slots] x values [slots, dims] of slots low .. high.
+
+    The others hold what another sequence left there, and a NaN of it would outlive any weight.
+    """
     heads, dims, slots = sizes
-    for g in range(len(heads)):
-        for d in range(len(dims)):
-            total = output[g, d]
-            for t in range(len(slots)):
-                total += weights[g, t] * values[t, d]
-            output[g, d] = total
+    if high - low == len(slots):
+        for g in range(len(heads)):
+            for d in range(len(dims)):
+                total = output[g, d]
+                for t in range(len(slots)):
+                    total += weights[g, t] * values[t, d]
+                output[g, d] = total
+    else:
+        for t in range(low, high):
+            for g in range(len(heads)):
+                for d in range(len(dims)):
+                    output[g, d] += weights[g, t] * values[t, d]
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -190,4 +201,5 @@ def decode_attention(
             _softmax(scores, first, length, sizes)
             for b in range(begin, end):
                 at = np.int64(block_tables[i, b]) * size
-                _add_values(scores[b], values[h, at : at + size], sizes, output[i, own])
+                low, high = max(0, first - b * size), min(size, length - b * size)
+                _add_values(scores[b], values[h, at : at + size], low, high, sizes, output[i, own])
