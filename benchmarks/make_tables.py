@@ -15,9 +15,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import length_tables
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/length_prediction.md")
 MARKS = re.compile(r"(<!-- table:([a-z_]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -259,6 +261,10 @@ TABLES = {
     "decision_cost": decision_cost,
     "plan_check": plan_check,
     "simulated_vs_real": simulated_vs_real,
+    "length_accuracy": length_tables.length_accuracy,
+    "length_effect": length_tables.length_effect,
+    "length_effect_real": length_tables.length_effect_real,
+    "length_cost": length_tables.length_cost,
 }
 
 

@@ -82,6 +82,7 @@ class ProfiledPipeline:
             policy=make_scheduler(scheduler, self.cost),
             cost=self.cost,
             predictor=self.config.predictor(),
+            learned=None,
             tokenizer=lambda: self.tokenizer,
             source=self.source,
             partition=self.setup.layers,

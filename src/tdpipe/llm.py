@@ -14,6 +14,7 @@ from tdpipe.core.sampling_params import SamplingParams
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.frontend.job_run import JobRun, RunParts
 from tdpipe.frontend.pipeline_setup import resolve_setup
+from tdpipe.frontend.predictor_setup import resolve_predictor
 from tdpipe.outputs import Job, JobResult, Progress, RequestOutput, StreamUpdate
 from tdpipe.policies.scheduler_registry import make_scheduler
 from tdpipe.reporting.run_summary import RunSummary
@@ -50,10 +51,11 @@ class LLM:
         self._source = resolve_model(model)
         self._setup = resolve_setup(self.config, self._source)
         self._tokenizer: Tokenizer | None = None
+        self._predictor = resolve_predictor(self.config, self._source, lambda: self.tokenizer)
         self._limits: Limits | None = None
         self._last_run: JobRun | None = None
         self._open_run: JobRun | None = None
-        self._executor = self._setup.executor(self._source.folder)
+        self._executor = self._setup.executor(self._source.folder, self._predictor.head_file)
         self._closed = False
 
     @property
@@ -187,11 +189,12 @@ class LLM:
             policy=make_scheduler(self.config.scheduler, self._setup.cost),
             cost=self._setup.cost,
             predictor=self.config.predictor(),
+            learned=self._predictor.learned,
             tokenizer=lambda: self.tokenizer,
             source=self._source,
             partition=self.partition,
             seed=self.config.seed,
-            settings=self.config.recorded(),
+            settings={**self.config.recorded(), "trained_predictor": self._predictor.kind},
         )
         self._open_run = JobRun(jobs, parts, on_progress)
         return self._open_run

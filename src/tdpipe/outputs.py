@@ -49,12 +49,16 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request as a caller names it: a prompt (text or token ids) or a chat."""
+    """One request as a caller names it: a prompt (text or token ids) or a chat.
+
+    `length_hint` is how many tokens another run, or another model, generated for it.
+    """
 
     key: object
     prompt: str | Sequence[int] | None
     messages: list[dict[str, object]] | None
     params: SamplingParams
+    length_hint: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
@@ -50,6 +50,7 @@ class BatchJob:
         model: name to report where a line names none.
         warn: called once for each unknown body field, with a message.
         on_answer: called with (custom_id, text of the first choice) of each success.
+        length_hints: expected output tokens by custom_id, where known.
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class BatchJob:
         model: str,
         warn: Callable[[str], None],
         on_answer: Callable[[str, str], None] | None = None,
+        length_hints: Mapping[str, int] | None = None,
     ) -> None:
         self.outcome = BatchOutcome()
         self._model = model
         self._warn = warn
         self._on_answer = on_answer
+        self._length_hints = length_hints or {}
         self._warned: set[str] = set()
         self._bad: deque[BadLine] = deque()
         self._open: dict[int, _OpenLine] = {}
@@ -91,8 +94,9 @@ class BatchJob:
             body = line.body
             prompts: list[Any] = body.prompts if body.messages is None else [None]
             self._open[line.number] = _OpenLine(line, len(prompts))
+            hint = self._length_hints.get(line.custom_id)
             for index, prompt in enumerate(prompts):
-                yield Job((line.number, index), prompt, body.messages, body.params)
+                yield Job((line.number, index), prompt, body.messages, body.params, hint)
 
     def _name_unknown_fields(self, line: BatchLine) -> None:
         for name in line.body.unknown_fields:

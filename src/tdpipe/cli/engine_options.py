@@ -29,7 +29,11 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--max-model-len", type=int, help="prompt + output tokens, at most")
     group.add_argument("--partition", help="layers per stage, such as 16,14")
-    group.add_argument("--length-predictor", help="max-tokens (default) or constant:N")
+    group.add_argument(
+        "--length-predictor",
+        help="auto (default: the one trained for the model, else online), online, max-tokens, "
+        "constant:N, or a file of `tdpipe lengths train`",
+    )
     group.add_argument("--block-size", type=int, help="tokens in a KV block (default 16)")
     group.add_argument("--max-num-seqs", type=int, help="sequences in a batch (default 256)")
     group.add_argument(

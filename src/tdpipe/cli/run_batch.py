@@ -28,6 +28,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--show", type=int, default=0, help="print the first N answers", metavar="N"
     )
+    parser.add_argument(
+        "--length-hints",
+        help="results of an earlier run or another model: their lengths by custom_id",
+        metavar="FILE",
+    )
     add_engine_options(parser)
     parser.set_defaults(run=run)
 
@@ -36,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the batch; returns the exit status."""
     from tdpipe.batch.batch_job import BatchJob
     from tdpipe.batch.batch_paths import open_input, open_output
+    from tdpipe.batch.length_hints import read_length_hints
     from tdpipe.cli.progress_view import ProgressView
     from tdpipe.llm import LLM
 
@@ -45,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         if len(answers) < arguments.show:
             answers.append((custom_id, text))
 
+    hints = read_length_hints(arguments.length_hints) if arguments.length_hints else None
     with (
         open_input(arguments.input) as lines,
         open_output(arguments.output, arguments.input) as output,
@@ -53,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         layers = ",".join(map(str, llm.partition))
         view.say(f"{arguments.model}: {len(llm.partition)} stages of {layers} layers")
-        job = BatchJob(arguments.model, lambda text: view.say(f"warning: {text}"), keep_answer)
+        job = BatchJob(
+            arguments.model, lambda text: view.say(f"warning: {text}"), keep_answer, hints
+        )
         outcome = job.run(llm, lines, output, view.show)
         summary = str(llm.summary())
     human = sys.stderr if arguments.output == "-" else sys.stdout

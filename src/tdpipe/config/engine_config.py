@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from tdpipe.config.memory_size import parse_memory_size
 from tdpipe.core.errors import ConfigError
@@ -9,9 +10,11 @@ from tdpipe.policies.scheduler_registry import SCHEDULERS
 from tdpipe.prediction.constant import ConstantPredictor
 from tdpipe.prediction.length_predictor import LengthPredictor
 from tdpipe.prediction.max_tokens import MaxTokensPredictor
+from tdpipe.prediction.online import OnlinePredictor
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+PREDICTOR_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class EngineConfig:
         max_model_len: prompt and output tokens of a request, at most; None is the model's limit,
             or what the KV cache holds if that is less.
         partition: layers per stage, "16,14" or [16, 14]; None balances them by estimated time.
-        length_predictor: max-tokens, constant:N, or an object with `predict`.
+        length_predictor: a file of `tdpipe lengths train`, online, max-tokens, constant:N, or an
+            object with `predict`; auto takes the file that was trained for the model, else online.
         block_size: tokens in a KV block.
         max_num_seqs: sequences in a batch, at most.
         max_num_batched_tokens: tokens of several prompts in a batch, at most.
@@ -51,7 +55,7 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     max_model_len: int | None = None
     partition: str | Sequence[int] | None = None
-    length_predictor: "str | LengthPredictor" = field(default="max-tokens")
+    length_predictor: "str | LengthPredictor" = field(default="auto")
     block_size: int = 16
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
@@ -101,20 +105,33 @@ class EngineConfig:
             raise ConfigError("partition", self.partition, fix) from None
 
     def predictor(self) -> LengthPredictor:
-        """The predictor that `length_predictor` names, or the object itself."""
+        """The engine's own predictor: a new one as named, or the object itself.
+
+        Where a file's predictor forecasts requests before they come, this one is asked for none.
+        """
         name = self.length_predictor
         if not isinstance(name, str):
             if not hasattr(name, "predict"):
                 fix = "give an object with predict(prompts), or a name"
                 raise ConfigError("length_predictor", name, fix)
             return name
+        if name in ("auto", "online") or self.predictor_file() is not None:
+            return OnlinePredictor()
         kind, _, argument = name.partition(":")
         if kind == "max-tokens" and not argument:
             return MaxTokensPredictor()
         if kind == "constant" and (argument or "128").isdigit():
             return ConstantPredictor(int(argument or "128"))
-        fix = "use max-tokens, constant:N, or OraclePredictor(lengths) from Python"
+        fix = "use auto, online, max-tokens, constant:N, or a file of `tdpipe lengths train`"
         raise ConfigError("length_predictor", name, fix)
+
+    def predictor_file(self) -> Path | None:
+        """The file that `length_predictor` names, if it names one."""
+        name = self.length_predictor
+        if not isinstance(name, str):
+            return None
+        path = Path(name).expanduser()
+        return path if path.suffix == PREDICTOR_SUFFIX or path.is_file() else None
 
     def recorded(self) -> dict[str, object]:
         """The settings as plain values, for traces and results."""

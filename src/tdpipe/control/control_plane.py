@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tdpipe.control.length_forecasts import LengthForecasts
 from tdpipe.control.plan_recorder import PlanRecorder
 from tdpipe.control.stop_condition import StopCondition
 from tdpipe.core.batch_plan import BatchPlan, BatchResult, Sample, SequenceSlice, SequenceStart
@@ -18,18 +19,22 @@ from tdpipe.core.limits import Limits
 from tdpipe.core.request import FinishReason, Request
 from tdpipe.core.sampling_params import SamplingParams
 from tdpipe.policies.policy import Choice, Policy, PrefillChunk
-from tdpipe.prediction.length_predictor import LengthPredictor, Prompt
+from tdpipe.prediction.length_predictor import LengthForecast, LengthPredictor
 
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """A request as the front end hands it in; `eos_token_ids` are the model's own."""
+    """A request as the front end hands it in; `eos_token_ids` are the model's own.
+
+    `forecast` is its output length where the front end knows it or has predicted it already.
+    """
 
     request_id: int
     prompt_token_ids: tuple[int, ...]
     params: SamplingParams
     seed: int = 0
     eos_token_ids: tuple[int, ...] = ()
+    forecast: LengthForecast | None = None
 
 
 class OutputEvent(NamedTuple):
@@ -53,7 +58,7 @@ class ControlPlane:
     ) -> None:
         self.limits = limits
         self.policy = policy
-        self.predictor = predictor
+        self.forecasts = LengthForecasts(predictor)
         self.stop_condition = stop_condition
         self.recorder = recorder
         self.state = EngineState(limits, BlockPool(limits.num_blocks))
@@ -70,11 +75,10 @@ class ControlPlane:
             RequestRejected: a request is empty or beyond the limits (see `check_request`); none
                 of the given requests is queued then.
         """
-        accepted = [self._accept(request, now_s) for request in requests]
-        prompts = [Prompt(r.request_id, r.prompt_token_ids, r.max_tokens) for r in accepted]
-        forecasts = self.predictor.predict(prompts) if prompts else []
-        for request, forecast in zip(accepted, forecasts, strict=True):
-            request.predicted_tokens = max(1, forecast.mean_tokens)
+        new = list(requests)
+        accepted = [self._accept(request, now_s) for request in new]
+        self.forecasts.expect(accepted, [request.forecast for request in new])
+        for request in accepted:
             self.state.waiting[request.request_id] = request
             self.state.num_waiting_tokens += request.num_tokens
 
@@ -127,6 +131,7 @@ class ControlPlane:
                     events.append(OutputEvent(request.request_id, None, FinishReason.ABORT))
                 elif not request.is_prefilling:
                     self.state.ready[request.request_id] = request
+        self.forecasts.revise(self.state)
         return events
 
     def check(self) -> None:
@@ -251,6 +256,8 @@ class ControlPlane:
     def _append(self, sample: Sample) -> OutputEvent:
         request = self.state.resident[sample.request_id]
         request.output_token_ids.append(sample.token_id)
+        if sample.forecast_tokens is not None:
+            self.forecasts.update(request, sample.forecast_tokens)
         reason = self._finish_reason(request)
         if reason is not None:
             self._finish(request, reason)
@@ -273,6 +280,7 @@ class ControlPlane:
         if request.request_id in self.state.resident:
             self._release(request)
         self.state.num_finished += 1
+        self.forecasts.ended(request)
 
     def _release(self, request: Request) -> None:
         del self.state.resident[request.request_id]

@@ -85,12 +85,16 @@ class BatchPlan:
 
 
 class Sample(NamedTuple):
-    """One sampled token; log probabilities (natural) only where the request asked for them."""
+    """One sampled token; log probabilities (natural) only where the request asked for them.
+
+    `forecast_tokens` comes with a request's first token where the last stage forecasts lengths.
+    """
 
     request_id: int
     token_id: int
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    forecast_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

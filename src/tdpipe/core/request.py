@@ -23,6 +23,10 @@ class Request:
     many tokens its present prefill covers. `admission` counts up with every request that gets
     blocks, so of two residents the older one has the smaller number. `max_tokens` is already cut
     to what max_model_len leaves. `end_token_ids` are the tokens that end it.
+
+    `predicted_tokens` is the forecast of its output, `length_quantiles` the forecast's distribution
+    where one is known (prediction/length_predictor); `revised_tokens` is what the run so far makes
+    of it, 0 for nothing new.
     """
 
     request_id: int
@@ -33,6 +37,8 @@ class Request:
     end_token_ids: tuple[int, ...] = ()
     arrival_s: float = 0.0
     predicted_tokens: int = 1
+    length_quantiles: tuple[int, ...] = ()
+    revised_tokens: int = 0
     output_token_ids: list[int] = field(default_factory=list)
     block_ids: list[int] = field(default_factory=list)
     num_scheduled: int = 0
@@ -66,6 +72,12 @@ class Request:
     @property
     def predicted_remaining(self) -> int:
         """Output tokens still expected (paper 3.2: max(0, predicted - generated))."""
+        expected = self.revised_tokens or self.predicted_tokens
+        return max(0, expected - len(self.output_token_ids))
+
+    @property
+    def unrevised_remaining(self) -> int:
+        """The same by the first forecast, for who learns from the run by himself."""
         return max(0, self.predicted_tokens - len(self.output_token_ids))
 
     def tokens_between(self, start: int, stop: int) -> tuple[int, ...]:

@@ -53,6 +53,7 @@ class PipelineSpec:
     block_size: int
     max_model_len: int
     memory_utilization: float = 0.9
+    length_predictor: Path | None = None
 
 
 class PipelineExecutor:
@@ -235,6 +236,7 @@ class PipelineExecutor:
                 engine_address=f"ipc://{self._folder / 'engine'}",
                 stage_address=f"ipc://{self._folder / f'stage{stage}'}",
                 rendezvous=str(self._folder / "rendezvous"),
+                length_predictor=str(spec.length_predictor or ""),
             )
             for stage in range(self.num_stages)
         ]

@@ -19,6 +19,7 @@ from tdpipe.execution.device_memory import free_kv_bytes
 from tdpipe.execution.kv_cache import KVCache
 from tdpipe.execution.models.decoder import StageModel
 from tdpipe.execution.models.model_source import load_config
+from tdpipe.execution.prompt_reader import PromptReader
 from tdpipe.execution.sampler import Sampler
 from tdpipe.execution.sequence_table import SequenceTable
 from tdpipe.execution.transport import StageLinks, join_group
@@ -34,6 +35,7 @@ from tdpipe.execution.wire import (
     decode_to_stage,
     encode,
 )
+from tdpipe.lengths.predictor_file import load_head
 
 
 class StageSession:
@@ -89,6 +91,9 @@ class StageSession:
             spec.stage, spec.num_stages, config.hidden_size, self.dtype, self.device
         )
         self.sampler = Sampler(config.vocab_size, self.device)
+        self.prompt_reader: PromptReader | None = None
+        if spec.length_predictor and self.links.is_last:
+            self.prompt_reader = PromptReader(load_head(Path(spec.length_predictor)))
         self.attention = choose_attention(self.dtype, self.device)
         self.table = SequenceTable(blocks_for(spec.max_model_len, spec.block_size))
         self.config = config
@@ -133,6 +138,8 @@ class StageSession:
     def _reset(self) -> None:
         self.table.clear()
         self.sampler = Sampler(self.config.vocab_size, self.device)
+        if self.prompt_reader is not None:
+            self.prompt_reader.clear()
 
     # ---- a batch
 
@@ -163,7 +170,12 @@ class StageSession:
         for piece in plan.slices:
             self.sampler.see(piece.request_id, piece.token_ids, piece.start)
         sampled = [piece.request_id for piece in plan.slices if piece.samples]
+        read = self.prompt_reader.rows(plan) if self.prompt_reader is not None else []
         if not sampled:
             return ()
-        logits = self.model.project(hidden[batch.sampled_rows])  # [sampled, vocab]
-        return tuple(self.sampler.sample(sampled, logits))
+        hidden = hidden[batch.sampled_rows]
+        samples = self.sampler.sample(sampled, self.model.project(hidden))
+        if read and self.prompt_reader is not None:
+            states = self.model.final_states(hidden[read])
+            samples = self.prompt_reader.read(samples, read, states)
+        return tuple(samples)

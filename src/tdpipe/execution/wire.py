@@ -76,7 +76,8 @@ class StageSpec(msgspec.Struct, frozen=True):
 
     `cores` are the CPU cores it may use, one thread each; empty leaves it where it is.
     `engine_address` and `stage_address` are zmq endpoints, `rendezvous` the file through which
-    the stages' process group meets.
+    the stages' process group meets. `length_predictor` is the file of a predictor whose head the
+    last stage applies to hidden states; empty for none.
     """
 
     stage: int
@@ -93,6 +94,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     engine_address: str
     stage_address: str
     rendezvous: str
+    length_predictor: str = ""
 
 
 encode = msgspec.msgpack.Encoder().encode

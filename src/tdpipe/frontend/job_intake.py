@@ -5,13 +5,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from tdpipe.control.arrivals import QueuedArrivals
 from tdpipe.control.control_plane import NewRequest, check_request
 from tdpipe.core.errors import RequestRejected, TdpipeError
 from tdpipe.core.limits import Limits
 from tdpipe.core.sampling_params import SamplingParams
+from tdpipe.frontend.intake_forecasts import IntakeForecasts
 from tdpipe.outputs import Job
+from tdpipe.prediction.length_predictor import LengthForecast
 from tdpipe.text.tokenizer import Tokenizer
 
 
@@ -34,10 +37,20 @@ class RejectedJob:
     error: TdpipeError
 
 
+@dataclass(frozen=True, slots=True)
+class _ReadJob:
+    """A job that is tokenised and not handed over yet."""
+
+    index: int
+    job: Job
+    prompt_token_ids: tuple[int, ...]
+
+
 class JobIntake:
     """Reads jobs lazily, tokenises and checks them, and feeds them to `arrivals`.
 
-    Tokenising begins at once; requests are handed over from `open` on, when the limits are known.
+    Tokenising and forecasting lengths begin at once; requests are handed over from `open` on, when
+    the limits are known.
     """
 
     def __init__(
@@ -47,6 +60,7 @@ class JobIntake:
         vocab_size: int,
         eos_token_ids: tuple[int, ...],
         seed: int,
+        forecasts: IntakeForecasts | None = None,
     ) -> None:
         self.arrivals = QueuedArrivals()
         self.accepted: dict[int, AcceptedJob] = {}  # by request id
@@ -61,7 +75,9 @@ class JobIntake:
         self._limits: Limits | None = None
         self._opened = threading.Event()
         self._cancelled = False
-        self._pending: deque[tuple[int, Job, tuple[int, ...]]] = deque()
+        self._forecasts = forecasts or IntakeForecasts()
+        self._pending: deque[_ReadJob] = deque()
+        self._foreseen: deque[LengthForecast | None] = deque()  # of the first pending ones
         self._ids = itertools.count()
         self._thread = threading.Thread(target=self._run, name="job-intake", daemon=True)
         self._thread.start()
@@ -86,6 +102,9 @@ class JobIntake:
                 self._tokenize(index, job)
                 if self._opened.is_set():
                     self._hand_over()
+                elif len(self._pending) >= len(self._foreseen) + self._forecasts.chunk:
+                    self._foresee()
+            self._foresee()
             self._opened.wait()
             self._hand_over()
         except BaseException as error:  # the caller's iterable failed: raised in its own thread
@@ -95,35 +114,40 @@ class JobIntake:
 
     def _tokenize(self, index: int, job: Job) -> None:
         try:
-            self._pending.append((index, job, self._prompt_token_ids(job)))
+            self._pending.append(_ReadJob(index, job, self._prompt_token_ids(job)))
         except TdpipeError as error:
             self.rejected.append(RejectedJob(index, job, error))
 
+    def _foresee(self) -> None:
+        """Forecast the pending jobs that are not forecast yet, together."""
+        fresh = islice(self._pending, len(self._foreseen), None)
+        self._foreseen += self._forecasts.of([(one.job, one.prompt_token_ids) for one in fresh])
+
     def _hand_over(self) -> None:
+        self._foresee()
         while self._pending and not self._cancelled:
-            index, job, prompt = self._pending.popleft()
+            read, forecast = self._pending.popleft(), self._foreseen.popleft()
             assert self._limits is not None
             try:
-                check_request(len(prompt), job.params, self._limits)
+                most = check_request(len(read.prompt_token_ids), read.job.params, self._limits)
             except TdpipeError as error:
-                self.rejected.append(RejectedJob(index, job, error))
+                self.rejected.append(RejectedJob(read.index, read.job, error))
                 continue
-            self._accept(index, job, prompt)
+            self._accept(read, forecast.at_most(most) if forecast is not None else None)
 
-    def _accept(self, index: int, job: Job, prompt: tuple[int, ...]) -> None:
+    def _accept(self, read: _ReadJob, forecast: LengthForecast | None) -> None:
+        job, prompt = read.job, read.prompt_token_ids
         ids = [next(self._ids) for _ in range(job.params.n)]
-        accepted = AcceptedJob(index, job, prompt, ids[0])
+        accepted = AcceptedJob(read.index, job, prompt, ids[0])
         for request_id in ids:  # before any is put: its events may come at once
             self.accepted[request_id] = accepted
         for number, request_id in enumerate(ids):
-            self.arrivals.put(self._request(request_id, number, prompt, job.params))
+            params, seed = replace(job.params, n=1), self._seed_of(request_id, number, job.params)
+            self.arrivals.put(NewRequest(request_id, prompt, params, seed, self._eos, forecast))
 
-    def _request(
-        self, request_id: int, number: int, prompt: tuple[int, ...], params: SamplingParams
-    ) -> NewRequest:
+    def _seed_of(self, request_id: int, number: int, params: SamplingParams) -> int:
         own = params.seed
-        seed = self._seed * 1_000_003 + request_id if own is None else own + number
-        return NewRequest(request_id, prompt, replace(params, n=1), seed, self._eos)
+        return self._seed * 1_000_003 + request_id if own is None else own + number
 
     def _prompt_token_ids(self, job: Job) -> tuple[int, ...]:
         if job.messages is not None:

@@ -10,6 +10,7 @@ from tdpipe.cost.cost_model import CostModel
 from tdpipe.cost.profiled_cost import ProfiledCost
 from tdpipe.execution.models.model_source import ModelSource
 from tdpipe.execution.pipeline_executor import PipelineExecutor
+from tdpipe.frontend.intake_forecasts import IntakeForecasts
 from tdpipe.frontend.job_intake import JobIntake
 from tdpipe.frontend.output_collector import OutputCollector
 from tdpipe.outputs import Job, JobResult, Progress, StreamUpdate
@@ -27,7 +28,10 @@ PROGRESS_INTERVAL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class RunParts:
-    """What a run is made of; `limits` waits for the stages."""
+    """What a run is made of; `limits` waits for the stages.
+
+    `learned` forecasts requests as they are read; `predictor` is asked for those that come without.
+    """
 
     executor: PipelineExecutor
     limits: Callable[[], Limits]
@@ -35,6 +39,7 @@ class RunParts:
     policy: Policy
     cost: CostModel
     predictor: LengthPredictor
+    learned: LengthPredictor | None
     tokenizer: Callable[[], Tokenizer]
     source: ModelSource
     partition: tuple[int, ...]
@@ -65,6 +70,7 @@ class JobRun:
             parts.source.config.vocab_size,
             parts.source.end_token_ids,
             parts.seed,
+            IntakeForecasts(parts.learned),
         )
 
     def results(self) -> Iterator[JobResult]:

@@ -35,8 +35,12 @@ class PipelineSetup:
     cost: CostModel
     model_limit: int
 
-    def executor(self, folder: Path) -> PipelineExecutor:
-        """Start the stage processes; returns before they are up."""
+    def executor(self, folder: Path, length_predictor: Path | None = None) -> PipelineExecutor:
+        """Start the stage processes; returns before they are up.
+
+        Args:
+            length_predictor: a file whose head the last stage forecasts lengths with.
+        """
         num_stages, config = len(self.layers), self.config
         on_cpu = self.device == "cpu"
         return PipelineExecutor(
@@ -51,6 +55,7 @@ class PipelineSetup:
                 block_size=config.block_size,
                 max_model_len=config.max_model_len or self.model_limit,
                 memory_utilization=config.gpu_memory_utilization,
+                length_predictor=length_predictor,
             )
         )
 

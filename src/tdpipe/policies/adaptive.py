@@ -114,7 +114,7 @@ class Adaptive:
     def _outlook(self, state: EngineState, timeline: KVTimeline) -> Outlook:
         residents = list(state.resident.values())
         remaining = [self.survival.remaining(request) for request in residents]
-        waiting = [request.predicted_remaining for request in self.order.heads(state)]
+        waiting = [request.unrevised_remaining for request in self.order.heads(state)]
         longest = max(remaining, default=1)
         longest_waiting = max(waiting, default=0)
         timeline.rebuild(residents, remaining, max(longest, longest_waiting))

@@ -41,7 +41,7 @@ class LengthClass:
     def count(self, request: Request, sign: int) -> None:
         """Add a member to the sums, or take it out."""
         self.prompt_tokens += sign * len(request.prompt_token_ids)
-        self.forecast_tokens += sign * request.predicted_remaining
+        self.forecast_tokens += sign * request.unrevised_remaining
 
 
 class AdmissionOrder:

@@ -12,11 +12,15 @@ from tdpipe.core.engine_state import EngineState
 from tdpipe.core.limits import Limits
 from tdpipe.core.request import Request
 from tdpipe.policies.admission import waiting_that_may_enter, whole_prefill_blocks
-from tdpipe.policies.kv_forecast import KVForecast
+from tdpipe.policies.kv_forecast import KVForecast, Usage, predicted_blocks
 
 
 class PrefillRule(Protocol):
     """How far a prefill phase goes."""
+
+    def forecast(self, state: EngineState) -> KVForecast:
+        """What the residents will use."""
+        ...
 
     def next_batch(self, state: EngineState, forecast: KVForecast) -> list[Request]:
         """The next waiting requests to prefill together; empty when the phase should end."""
@@ -34,10 +38,16 @@ class GreedyPrefill:
     Attributes:
         threshold: share of all blocks that the forecast may reach.
         saturation_tokens: tokens that close a prefill batch.
+        blocks: what a request is taken to use in future.
     """
 
     threshold: float = 0.9
     saturation_tokens: int = 192
+    blocks: Usage = predicted_blocks
+
+    def forecast(self, state: EngineState) -> KVForecast:
+        """What the residents will use."""
+        return KVForecast(state.limits.block_size, state.resident.values(), self.blocks)
 
     def next_batch(self, state: EngineState, forecast: KVForecast) -> list[Request]:
         """The next waiting requests to prefill together; empty when the phase should end.
@@ -61,7 +71,7 @@ class GreedyPrefill:
 
     def would_admit(self, state: EngineState) -> list[list[Request]]:
         """The prefill batches that a phase beginning now would run, if memory stayed as it is."""
-        forecast = KVForecast(state.limits.block_size, state.resident.values())
+        forecast = self.forecast(state)
         free = state.pool.num_free
         batches: list[list[Request]] = []
         open_tokens = 0

@@ -62,7 +62,7 @@ class TemporalDisaggregation:
 
     def _plan_prefill(self, state: EngineState) -> Choice | None:
         if self._forecast is None:
-            self._forecast = KVForecast(state.limits.block_size, state.resident.values())
+            self._forecast = self.prefill_rule.forecast(state)
         batch = self.prefill_rule.next_batch(state, self._forecast)
         if not batch:
             return None
@@ -74,7 +74,7 @@ class TemporalDisaggregation:
     def _begin_decode(self, state: EngineState) -> None:
         forecast = self._forecast.peak_blocks() if self._forecast else 0
         self._reason = (
-            f"decode: {len(state.waiting)} waiting, forecast peak {forecast} of "
+            f"decode: {len(state.waiting)} waiting, forecast peak {forecast:.0f} of "
             f"{state.limits.num_blocks} blocks, {state.pool.num_free} free"
         )
         self.phase = Phase.DECODE

@@ -28,6 +28,8 @@ class SimulatedPipeline:
         keep_spans: record every batch on every stage in `spans`.
         final_tokens: prompt and output tokens at which a request ends, by request_id; requests
             that are not in it must end by max_tokens.
+        prompt_forecasts: output tokens that the last stage forecasts with the first token, by
+            (request_id, prompt tokens).
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class SimulatedPipeline:
         engine_overhead_s: float = 0.0,
         keep_spans: bool = True,
         final_tokens: Mapping[int, int] | None = None,
+        prompt_forecasts: Mapping[tuple[int, int], int] | None = None,
     ) -> None:
         self.cost = cost
+        self.prompt_forecasts = prompt_forecasts or {}
         self.final_tokens = final_tokens or {}
         self.depth = cost.num_stages + 1
         self.engine_overhead_s = engine_overhead_s
@@ -99,8 +103,19 @@ class SimulatedPipeline:
                 if piece.samples
             ]
         )
+        if self.prompt_forecasts and plan.num_prefills:
+            samples = self._with_forecasts(plan, samples)
         self.num_sampled += len(samples)
         return [BatchResult(plan.batch_id, samples)]
+
+    def _with_forecasts(self, plan: BatchPlan, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        sampled = (piece for piece in plan.slices if piece.samples)
+        return tuple(
+            sample._replace(
+                forecast_tokens=self.prompt_forecasts.get((piece.request_id, piece.context_tokens))
+            )
+            for sample, piece in zip(samples, sampled, strict=True)
+        )
 
     def close(self) -> None:
         self._running.clear()

@@ -62,18 +62,25 @@ def simulate(
     engine_overhead_s: float = 0.0,
     keep_trace: bool = False,
     output_tokens: Sequence[int] | None = None,
+    prompt_forecasts: Sequence[int] | None = None,
 ) -> SimulatedRun:
     """Run the requests to their end.
 
     Args:
         output_tokens: true output length of each request, in their order, which nobody but the
             pipeline knows; None if the requests end by their max_tokens.
+        prompt_forecasts: output tokens that the last stage forecasts for each request when it has
+            read the prompt; None if it does not.
 
     Raises:
         RequestRejected: a request is beyond the limits.
     """
     pipeline = SimulatedPipeline(
-        cost, engine_overhead_s, keep_trace, _final_tokens(requests, output_tokens)
+        cost,
+        engine_overhead_s,
+        keep_trace,
+        _final_tokens(requests, output_tokens),
+        _prompt_forecasts(requests, prompt_forecasts),
     )
     control = ControlPlane(limits, policy, predictor)
     trace = RunTrace(limits.num_stages, limits.num_blocks) if keep_trace else None
@@ -119,4 +126,15 @@ def _final_tokens(
     return {
         timed.request.request_id: len(timed.request.prompt_token_ids) + num_output
         for timed, num_output in zip(requests, output_tokens, strict=True)
+    }
+
+
+def _prompt_forecasts(
+    requests: Sequence[TimedRequest], forecasts: Sequence[int] | None
+) -> dict[tuple[int, int], int]:
+    if forecasts is None:
+        return {}
+    return {
+        (timed.request.request_id, len(timed.request.prompt_token_ids)): tokens
+        for timed, tokens in zip(requests, forecasts, strict=True)
     }

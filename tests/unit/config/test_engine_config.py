@@ -1,5 +1,7 @@
 """Settings are refused one by one, with field, value and fix."""
 
+from pathlib import Path
+
 import pytest
 
 from tdpipe.config.engine_config import EngineConfig
@@ -7,6 +9,7 @@ from tdpipe.config.memory_size import parse_memory_size
 from tdpipe.core.errors import ConfigError
 from tdpipe.prediction.constant import ConstantPredictor
 from tdpipe.prediction.max_tokens import MaxTokensPredictor
+from tdpipe.prediction.online import OnlinePredictor
 from tdpipe.prediction.oracle import OraclePredictor
 
 BAD = [
@@ -36,7 +39,12 @@ def test_memory_sizes():
 def test_derived_values():
     config = EngineConfig("m", partition="16, 14", kv_cache_memory="2KiB")
     assert config.layers() == (16, 14) and config.kv_bytes() == 2048
-    assert isinstance(config.predictor(), MaxTokensPredictor)
+    assert isinstance(config.predictor(), OnlinePredictor) and config.predictor_file() is None
+    cautious = EngineConfig("m", length_predictor="max-tokens").predictor()
+    assert isinstance(cautious, MaxTokensPredictor)
+    trained = EngineConfig("m", length_predictor="lengths.safetensors")
+    assert trained.predictor_file() == Path("lengths.safetensors")
+    assert isinstance(trained.predictor(), OnlinePredictor)
     constant = EngineConfig("m", length_predictor="constant:9").predictor()
     assert isinstance(constant, ConstantPredictor) and constant.num_tokens == 9
     oracle = OraclePredictor([1])

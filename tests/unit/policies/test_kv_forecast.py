@@ -1,10 +1,11 @@
 """The memory forecast against a brute-force simulation of every step."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import make_request
-from tdpipe.policies.kv_forecast import FUTURE_POINTS, KVForecast
+from tdpipe.policies.kv_forecast import FUTURE_POINTS, KVForecast, expected_blocks
 
 
 def blocks_in_use(requests, step, block_size):
@@ -41,3 +42,21 @@ def test_a_prediction_already_exceeded_still_counts_for_the_next_step():
     overdue = make_request(0, 32, 1)
     overdue.output_token_ids.extend([5, 5, 5])
     assert KVForecast(16, [overdue]).peak_blocks() == 3
+
+
+@given(
+    st.lists(st.integers(1, 900), min_size=1, max_size=10), st.integers(1, 300), st.integers(0, 500)
+)
+def test_a_distribution_is_the_mean_over_what_is_not_outlived(lengths, num_prompt, generated):
+    request = make_request(0, num_prompt, predicted=40, max_tokens=900)
+    request.output_token_ids.extend([5] * generated)
+    request.length_quantiles = tuple(sorted(lengths))
+    alive = [length for length in lengths if length > generated]
+    alike = []
+    for length in alive or [40]:
+        alike.append(make_request(0, num_prompt, predicted=length))
+        alike[-1].output_token_ids.extend([5] * generated)
+    forecast = KVForecast(16, [request], expected_blocks)
+    for index, step in enumerate(FUTURE_POINTS):
+        mean = blocks_in_use(alike, step, 16) / len(alike)
+        assert forecast.usage[index] == pytest.approx(mean)

@@ -203,9 +203,15 @@ class StageModel(nn.Module):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits [rows, vocab] in float32 of hidden states [rows, hidden]; last stage only."""
-        assert self.norm is not None and self.projection is not None
-        logits: Tensor = self.projection(self.norm(hidden))
+        assert self.projection is not None
+        logits: Tensor = self.projection(self.final_states(hidden))
         return logits.float()
+
+    def final_states(self, hidden: Tensor) -> Tensor:
+        """What the projection reads, [rows, hidden]; last stage only."""
+        assert self.norm is not None
+        states: Tensor = self.norm(hidden)
+        return states
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

@@ -1,0 +1,91 @@
+"""Which output length each request is expected to have: asks the predictor, teaches it, asks again.
+
+Forecasts come from the front end with the request (known lengths, or predicted beside the run),
+from the predictor on arrival, and from the last stage with the first token. Where the predictor
+learns they are revised each time a quarter more requests have ended: for all that wait, and for
+those that run on beyond what was expected. The first forecast stays on record beside the revised
+one, since adaptive learns by itself how lengths relate to it (policies/length_survival).
+"""
+
+from collections.abc import Sequence
+
+from tdpipe.core.engine_state import EngineState
+from tdpipe.core.request import FinishReason, Request
+from tdpipe.prediction.length_predictor import (
+    LearningPredictor,
+    LengthForecast,
+    LengthPredictor,
+    Prompt,
+)
+
+# Ends until the first lesson; each later one comes when so many times more have ended.
+FIRST_LESSON = 8
+LESSON_GROWTH = 1.25
+
+
+class LengthForecasts:
+    """The forecasts of one run's requests."""
+
+    def __init__(self, predictor: LengthPredictor) -> None:
+        self._predictor = predictor
+        self._learner = predictor if isinstance(predictor, LearningPredictor) else None
+        self._open: set[int] = set()  # unfinished requests whose length the predictor was asked for
+        self._stopped: list[int] = []
+        self._cut: list[int] = []
+        self._num_ended = 0
+        self._next_lesson = FIRST_LESSON
+
+    def expect(self, requests: Sequence[Request], given: Sequence[LengthForecast | None]) -> None:
+        """Set the forecasts of new requests: those given, else the predictor's."""
+        unknown: list[Request] = []
+        for request, forecast in zip(requests, given, strict=True):
+            if forecast is not None:
+                _set(request, forecast)
+            else:
+                unknown.append(request)
+                self._open.add(request.request_id)
+        for request, forecast in zip(unknown, self._asked(unknown), strict=True):
+            _set(request, forecast)
+
+    def update(self, request: Request, num_tokens: int) -> None:
+        """Take the last stage's forecast, made when it had read the prompt."""
+        request.predicted_tokens = max(1, min(num_tokens, request.max_tokens))
+        request.length_quantiles = ()
+
+    def ended(self, request: Request) -> None:
+        """Learn from a request that has just finished."""
+        if self._learner is None or request.request_id not in self._open:
+            return
+        self._open.discard(request.request_id)
+        if request.finish_reason is not FinishReason.ABORT:
+            self._num_ended += 1
+            stopped = request.finish_reason is FinishReason.STOP
+            (self._stopped if stopped else self._cut).append(len(request.output_token_ids))
+
+    def revise(self, state: EngineState) -> None:
+        """Teach the predictor when it is time, and make the forecasts anew."""
+        if self._learner is None or self._num_ended < self._next_lesson:
+            return
+        self._next_lesson = int(self._num_ended * LESSON_GROWTH) + 1
+        running = [one for one in state.resident.values() if one.request_id in self._open]
+        self._learner.learn(
+            self._stopped, self._cut, [len(one.output_token_ids) for one in running]
+        )
+        self._stopped, self._cut = [], []
+        waiting = [one for one in state.waiting.values() if one.request_id in self._open]
+        for request, forecast in zip(waiting, self._asked(waiting), strict=True):
+            request.revised_tokens = forecast.mean_tokens
+            request.length_quantiles = forecast.quantiles
+        for request in running:
+            if not request.predicted_remaining:
+                generated = len(request.output_token_ids)
+                request.revised_tokens = self._learner.outlived(generated, request.max_tokens)
+
+    def _asked(self, requests: Sequence[Request]) -> list[LengthForecast]:
+        prompts = [Prompt(r.request_id, r.prompt_token_ids, r.max_tokens) for r in requests]
+        return self._predictor.predict(prompts) if prompts else []
+
+
+def _set(request: Request, forecast: LengthForecast) -> None:
+    request.predicted_tokens = max(1, min(forecast.mean_tokens, request.max_tokens))
+    request.length_quantiles = forecast.quantiles

@@ -1,0 +1,1 @@
+"""How long outputs will be, learned from the outputs of the served model itself."""

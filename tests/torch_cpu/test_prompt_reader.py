@@ -1,0 +1,45 @@
+"""Which samples are the first after a prompt, and what the head says of them."""
+
+import torch
+
+from tdpipe.core.batch_plan import BatchPlan, Phase, Sample, SequenceSlice, SequenceStart
+from tdpipe.core.sampling_params import SamplingParams
+from tdpipe.execution.prompt_reader import PromptReader
+
+
+class SumOfState:
+    def forecast_means(self, hidden):
+        return [int(row.sum()) for row in hidden]
+
+
+def start(request_id, num_prompt):
+    return SequenceStart(request_id, num_prompt, SamplingParams(), 0, ())
+
+
+def piece(request_id, begin, num_tokens, samples=True):
+    return SequenceSlice(request_id, begin, (7,) * num_tokens, (), samples)
+
+
+def plan(slices, starts=(), released=()):
+    return BatchPlan(0, Phase.MIXED, 0, tuple(slices), tuple(starts), tuple(released), "")
+
+
+def test_each_prompt_is_read_once_at_its_end():
+    reader = PromptReader(SumOfState())
+    starts = [start(1, 4), start(2, 6)]
+    assert reader.rows(plan([piece(1, 0, 4), piece(2, 0, 3, samples=False)], starts)) == [0]
+    assert reader.rows(plan([piece(1, 4, 1), piece(2, 3, 3)])) == [1]
+    assert reader.rows(plan([piece(1, 5, 1), piece(2, 6, 1)])) == []
+
+
+def test_a_preempted_request_is_not_read_again():
+    reader = PromptReader(SumOfState())
+    assert reader.rows(plan([piece(1, 0, 4)], [start(1, 4)])) == [0]
+    # Prompt and two outputs are computed anew.
+    assert reader.rows(plan([piece(1, 0, 6)], [start(1, 4)], released=[1])) == []
+
+
+def test_forecasts_join_the_samples():
+    reader = PromptReader(SumOfState())
+    samples = reader.read([Sample(1, 5), Sample(2, 6, -0.5)], [1], torch.full((1, 4), 8.0))
+    assert samples == [Sample(1, 5), Sample(2, 6, -0.5, (), 32)]
