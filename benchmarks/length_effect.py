@@ -54,7 +54,6 @@ from tdpipe.simulation.lower_bound import lower_bound
 from tdpipe.simulation.simulated_run import simulate
 
 SCHEDULERS = ("td-pipe", "td-pipe-expected", "adaptive")
-REAL_SCHEDULERS = ("td-pipe", "adaptive")
 # Those that the issue of length prediction compares in real runs.
 REAL_PREDICTORS = ("oracle", "hidden", "encoder", "constant", "max-tokens")
 NUM_DEVICES = 4
@@ -150,15 +149,15 @@ def to_oracle(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def real_part(
-    table: LengthTable, files: dict[str, Path], requests: int, rounds: int, kv_share: float
+    table: LengthTable, files: dict[str, Path], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Runs on 2 stages, every predictor once a round."""
-    records = table.part("test")[:requests]
-    held = kv_share * sum(len(one.token_ids) + one.output_tokens for one in records)
+    records = table.part("test")[: options.real_requests]
+    held = options.kv_share * sum(len(one.token_ids) + one.output_tokens for one in records)
     mean = round(statistics.fmean(one.output_tokens for one in table.part("train")))
     runs: list[dict[str, Any]] = []
     for round_number, scheduler, name in itertools.product(
-        range(rounds), REAL_SCHEDULERS, REAL_PREDICTORS
+        range(options.rounds), options.real_schedulers.split(","), REAL_PREDICTORS
     ):
         if name in ("hidden", "encoder") and name not in files:
             continue
@@ -173,7 +172,8 @@ def real_part(
             f"{run['num_preemptions']} preemptions, {run['different']} outputs of other length",
             flush=True,
         )
-    return {"kv_tokens": int(held), "requests": requests, "runs": runs, **real_ratios(runs)}
+    settings = {"kv_tokens": int(held), "requests": len(records)}
+    return {**settings, "runs": runs, **real_ratios(runs)}
 
 
 def real_run(
@@ -220,9 +220,9 @@ def real_ratios(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 # ---- cost
 
 
-def cost_part(files: dict[str, Path], rounds: int) -> dict[str, Any]:
+def cost_part(files: dict[str, Path], rounds: int, most: int) -> dict[str, Any]:
     """Seconds of forecasting the demo's prompts, and its share of the demo's run."""
-    bodies = [json.loads(line)["body"] for line in DEMO.read_text().splitlines()]
+    bodies = [json.loads(line)["body"] for line in DEMO.read_text().splitlines()[:most]]
     params = [SamplingParams(temperature=0.0, max_tokens=one["max_tokens"]) for one in bodies]
     with LLM(
         MODEL, pipeline_parallel_size=2, scheduler="td-pipe", length_predictor="max-tokens"
@@ -310,6 +310,7 @@ def main() -> None:
     parser.add_argument("--parts", default="simulated,real,cost")
     parser.add_argument("--requests", type=int, default=3000, help="simulated")
     parser.add_argument("--real-requests", type=int, default=64)
+    parser.add_argument("--real-schedulers", default="td-pipe,adaptive")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kv-share", type=float, default=0.3, help="of the real runs' tokens")
     parser.add_argument("--processes", type=int, default=2)
@@ -317,7 +318,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
-        options.requests, options.real_requests, options.rounds = 100, 6, 1
+        options.requests, options.real_requests, options.rounds = 60, 4, 1
+        options.kv_share, options.real_schedulers = 2.0, "td-pipe"
         table, files = made_up(options.folder)
     else:
         table, files = given(options)
@@ -334,10 +336,11 @@ def main() -> None:
         write_result("length_effect", settings, figures, options.folder)
     if "real" in parts:
         settings |= {"rounds": options.rounds, "kv_share": options.kv_share}
-        found = real_part(table, files, options.real_requests, options.rounds, options.kv_share)
+        found = real_part(table, files, options)
         write_result("length_effect_real", settings, found, options.folder)
     if "cost" in parts:
-        write_result("length_cost", settings, cost_part(files, options.rounds), options.folder)
+        found = cost_part(files, options.rounds, 3 if options.smoke else 1000)
+        write_result("length_cost", settings, found, options.folder)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import length_effect
 import make_tables
 import recorded_runs
+from tdpipe.lengths.length_table import write_length_table
 from workload_lognormal import make_workload
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,36 @@ def test_paper(tmp_path):
     run("paper.py", "--smoke", "--parts", "memory", *again)
     record = json.loads((tmp_path / "paper_memory.json").read_text())
     assert record["runs"] == memory and record["kept"]["but"] == ["adaptive"]
+
+
+def test_length_effect(tmp_path):
+    run("length_effect.py", "--smoke", "--folder", str(tmp_path))
+    names = ("length_effect", "length_effect_real", "length_cost")
+    effect, real, cost = (json.loads((tmp_path / f"{name}.json").read_text()) for name in names)
+    assert set(effect["to_oracle"]) == {"td-pipe", "td-pipe-expected", "adaptive"}
+    for found in effect["to_oracle"].values():
+        assert set(found) == {"oracle", "constant", "max-tokens", "online", "text"}
+        assert found["oracle"]["mean"] == 1.0 and 0.5 < found["text"]["least"] < 1.5
+    assert set(real["to_oracle"]["td-pipe"]) == {"oracle", "constant", "max-tokens"}
+    assert 0 < cost["text"]["share"] < 0.05
+    for name, result in zip(names, (effect, real, cost), strict=True):
+        assert "| oracle |" in make_tables.TABLES[name](result) or name == "length_cost"
+
+
+def test_length_accuracy(tmp_path):
+    """Over a made-up table: what its tokens tell is learned."""
+    table, files = length_effect.made_up(tmp_path)
+    write_length_table(tmp_path / "table.jsonl", table)
+    given = ("--table", str(tmp_path / "table.jsonl"), "--predictors", str(files["text"]))
+    hinted = ("--other", str(tmp_path / "table.jsonl"), "--folder", str(tmp_path))
+    run("length_accuracy.py", *given, *hinted)
+    result = json.loads((tmp_path / "length_accuracy.json").read_text())
+    found = result["predictors"]
+    assert set(found) == {"oracle", "constant", "max-tokens", "text", "hints"}
+    assert found["oracle"]["class_accuracy"] == found["hints"]["class_accuracy"] == 1.0
+    assert found["text"]["class_accuracy"] > found["constant"]["class_accuracy"]
+    assert found["text"]["mean_error_tokens"] < found["constant"]["mean_error_tokens"]
+    assert "| text |" in make_tables.TABLES["length_accuracy"](result)
 
 
 def test_decision_cost(tmp_path):
