@@ -68,7 +68,7 @@ def tellings(table: LengthTable, predictors: Sequence[LearnedPredictor]) -> Iter
             continue
         states = prompt_states(resolve_model(MODEL).folder, [one.token_ids for one in test])
         after = tuple(predictor.head.forecasts(states, [one.max_tokens for one in test]))
-        named = predictor.head.classes(states)
+        named = [int(one) for one in predictor.head.classes(states)]
         yield Told(predictor.note.kind, before, after, named, classes)
 
 
