@@ -46,7 +46,8 @@ def main() -> None:
     train, test = table.part("train"), list(table.part("test"))
     edges = class_edges([one.output_tokens for one in train])
     rows: dict[str, dict[str, float]] = {}
-    for told in tellings(table, list(load_predictors(options.predictors).values())):
+    predictors = list(load_predictors(options.predictors).values())
+    for told in tellings(table, predictors, options.table.parent):
         if told.after is not None and told.before is not None:
             early = evaluate(told.before, test, edges, told.early_classes)
             rows[f"{told.name}, before the prefill"] = early.figures()

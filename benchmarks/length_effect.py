@@ -330,7 +330,9 @@ def main() -> None:
     }  # fmt: skip
     parts = options.parts.split(",")
     if "simulated" in parts:
-        told = list(tellings(table, list(load_predictors(list(files.values())).values())))
+        predictors = list(load_predictors(list(files.values())).values())
+        cache = options.folder if options.smoke else options.table.parent
+        told = list(tellings(table, predictors, cache))
         rows = simulated_part(told, table.part("test"), options.requests, options.processes)
         figures = {"to_oracle": to_oracle(rows), "runs": rows}
         write_result("length_effect", settings, figures, options.folder)

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.execution.prompt_states import prompt_states
 from tdpipe.lengths.learned_predictor import LearnedPredictor
@@ -52,8 +55,14 @@ class AsTold:
         return [self.forecasts[prompt.request_id] for prompt in prompts]
 
 
-def tellings(table: LengthTable, predictors: Sequence[LearnedPredictor]) -> Iterator[Told]:
-    """What each predictor says of the test part, baselines first."""
+def tellings(
+    table: LengthTable, predictors: Sequence[LearnedPredictor], cache: Path
+) -> Iterator[Told]:
+    """What each predictor says of the test part, baselines first.
+
+    Args:
+        cache: folder that keeps the model's states of the test prompts: they take minutes.
+    """
     test = table.part("test")
     prompts = prompts_of(test)
     mean = round(statistics.fmean(one.output_tokens for one in table.part("train")))
@@ -66,10 +75,20 @@ def tellings(table: LengthTable, predictors: Sequence[LearnedPredictor]) -> Iter
         if predictor.head is None:
             yield Told(predictor.note.kind, before, None, classes)
             continue
-        states = prompt_states(resolve_model(MODEL).folder, [one.token_ids for one in test])
+        states = states_of(table, cache)
         after = tuple(predictor.head.forecasts(states, [one.max_tokens for one in test]))
         named = [int(one) for one in predictor.head.classes(states)]
         yield Told(predictor.note.kind, before, after, named, classes)
+
+
+def states_of(table: LengthTable, cache: Path) -> npt.NDArray[np.float32]:
+    """The model's final states [prompts, hidden] of the test part."""
+    path = cache / f"states-{table.fingerprint()[:16]}.npy"
+    if not path.exists():
+        prompts = [one.token_ids for one in table.part("test")]
+        np.save(path, prompt_states(resolve_model(MODEL).folder, prompts))
+    states: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
+    return states
 
 
 def load_predictors(paths: Sequence[Path]) -> dict[str, LearnedPredictor]:
