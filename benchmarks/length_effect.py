@@ -51,6 +51,7 @@ from tdpipe.policies.scheduler_registry import make_scheduler
 from tdpipe.policies.temporal_disaggregation import TemporalDisaggregation
 from tdpipe.prediction.length_predictor import LengthForecast, Prompt
 from tdpipe.simulation.lower_bound import lower_bound
+from tdpipe.simulation.simulated_pipeline import END_TOKEN, PLACEHOLDER_TOKEN
 from tdpipe.simulation.simulated_run import simulate
 
 SCHEDULERS = ("td-pipe", "td-pipe-expected", "adaptive")
@@ -89,6 +90,7 @@ def simulated(
         output_tokens=[records[n].output_tokens for n in drawn],
         prompt_forecasts=told.after and [told.after[n].mean_tokens for n in drawn],
     )  # fmt: skip
+    assert run.output_tokens == sum(records[n].output_tokens for n in drawn), run.output_tokens
     lengths = [(len(records[n].token_ids), records[n].output_tokens) for n in drawn]
     bound = lower_bound(lengths, cost, limits.kv_tokens)
     return {
@@ -101,9 +103,10 @@ def simulated(
 
 
 def simulated_request(request_id: int, record: LengthRecord) -> NewRequest:
-    """A request of the record's prompt length, with its limit."""
-    params = SamplingParams(max_tokens=record.max_tokens, temperature=0.0, ignore_eos=True)
-    return NewRequest(request_id, (0,) * len(record.token_ids), params)
+    """A request of the record's prompt length, with its limit; the pipeline ends it."""
+    params = SamplingParams(max_tokens=record.max_tokens, temperature=0.0)
+    prompt = (PLACEHOLDER_TOKEN,) * len(record.token_ids)
+    return NewRequest(request_id, prompt, params, eos_token_ids=(END_TOKEN,))
 
 
 def simulated_part(
