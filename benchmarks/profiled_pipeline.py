@@ -16,6 +16,7 @@ from tdpipe.cost.cost_model import BatchLoad, plan_load
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.execution.pipeline_executor import PipelineExecutor
 from tdpipe.execution.stage_profiler import FULL_GRID, QUICK_GRID, ProfileGrid, profile_stages
+from tdpipe.frontend.intake_forecasts import IntakeForecasts
 from tdpipe.frontend.job_run import JobRun, RunParts
 from tdpipe.frontend.pipeline_setup import resolve_setup
 from tdpipe.outputs import Job
@@ -82,7 +83,7 @@ class ProfiledPipeline:
             policy=make_scheduler(scheduler, self.cost),
             cost=self.cost,
             predictor=self.config.predictor(),
-            learned=None,
+            forecasts=IntakeForecasts(),
             tokenizer=lambda: self.tokenizer,
             source=self.source,
             partition=self.setup.layers,

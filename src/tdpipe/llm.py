@@ -189,7 +189,7 @@ class LLM:
             policy=make_scheduler(self.config.scheduler, self._setup.cost),
             cost=self._setup.cost,
             predictor=self.config.predictor(),
-            learned=self._predictor.learned,
+            forecasts=self._predictor.forecasts,
             tokenizer=lambda: self.tokenizer,
             source=self._source,
             partition=self.partition,

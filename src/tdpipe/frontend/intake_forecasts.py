@@ -20,10 +20,13 @@ class IntakeForecasts:
     Attributes:
         predictor: for jobs whose length is not known; None leaves them to the engine, which asks
             its own predictor.
+        limits_tell: whether a job that ignores end-of-text is known to run to its max_tokens; not
+            so where the user named a predictor that says otherwise.
         chunk: prompts that are predicted together at most.
     """
 
     predictor: LengthPredictor | None = None
+    limits_tell: bool = True
     chunk: int = 256
 
     def of(self, jobs: Sequence[tuple[Job, tuple[int, ...]]]) -> list[LengthForecast | None]:
@@ -42,7 +45,7 @@ class IntakeForecasts:
             )
             for index, (job, token_ids) in enumerate(jobs)
         ]
-        found = [_known(prompt) for prompt in prompts]
+        found = [self._known(prompt) for prompt in prompts]
         if self.predictor is not None:
             unknown = [prompt for prompt in prompts if found[prompt.request_id] is None]
             for start in range(0, len(unknown), self.chunk):
@@ -51,10 +54,9 @@ class IntakeForecasts:
                     found[prompt.request_id] = forecast
         return found
 
-
-def _known(prompt: Prompt) -> LengthForecast | None:
-    if not prompt.ends_early:
-        return LengthForecast.certain(prompt.max_tokens)
-    if prompt.hint is not None:
-        return LengthForecast.certain(min(prompt.hint, prompt.max_tokens))
-    return None
+    def _known(self, prompt: Prompt) -> LengthForecast | None:
+        if self.limits_tell and not prompt.ends_early:
+            return LengthForecast.certain(prompt.max_tokens)
+        if prompt.hint is not None:
+            return LengthForecast.certain(min(prompt.hint, prompt.max_tokens))
+        return None

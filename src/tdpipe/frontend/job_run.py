@@ -30,7 +30,7 @@ PROGRESS_INTERVAL_S = 0.2
 class RunParts:
     """What a run is made of; `limits` waits for the stages.
 
-    `learned` forecasts requests as they are read; `predictor` is asked for those that come without.
+    `forecasts` tells lengths as requests are read; `predictor` is asked where it tells none.
     """
 
     executor: PipelineExecutor
@@ -39,7 +39,7 @@ class RunParts:
     policy: Policy
     cost: CostModel
     predictor: LengthPredictor
-    learned: LengthPredictor | None
+    forecasts: IntakeForecasts
     tokenizer: Callable[[], Tokenizer]
     source: ModelSource
     partition: tuple[int, ...]
@@ -70,7 +70,7 @@ class JobRun:
             parts.source.config.vocab_size,
             parts.source.end_token_ids,
             parts.seed,
-            IntakeForecasts(parts.learned),
+            parts.forecasts,
         )
 
     def results(self) -> Iterator[JobResult]:

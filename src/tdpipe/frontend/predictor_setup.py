@@ -8,6 +8,7 @@ from pathlib import Path
 from tdpipe.config.engine_config import EngineConfig
 from tdpipe.core.errors import ConfigError
 from tdpipe.execution.models.model_source import ModelSource, cache_folder
+from tdpipe.frontend.intake_forecasts import IntakeForecasts
 from tdpipe.lengths.learned_predictor import LearnedPredictor
 from tdpipe.lengths.model_identity import model_digest
 from tdpipe.lengths.predictor_file import load_predictor
@@ -23,10 +24,17 @@ class PredictorSetup:
     Attributes:
         learned: forecasts requests before they reach the engine.
         head_file: where the last stage finds what it forecasts with after the prefill.
+        limits_tell: see IntakeForecasts.
     """
 
     learned: LearnedPredictor | None = None
     head_file: Path | None = None
+    limits_tell: bool = True
+
+    @property
+    def forecasts(self) -> IntakeForecasts:
+        """What is told of requests before they reach the engine."""
+        return IntakeForecasts(self.learned, self.limits_tell)
 
     @property
     def kind(self) -> str | None:
@@ -51,7 +59,7 @@ def resolve_predictor(
     """
     named = config.predictor_file()
     if named is None and config.length_predictor != "auto":
-        return PredictorSetup()
+        return PredictorSetup(limits_tell=config.length_predictor == "online")
     digest = model_digest(source.folder)
     path = named or trained_file(digest)
     if named is None and not path.is_file():

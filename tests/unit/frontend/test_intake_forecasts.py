@@ -48,6 +48,12 @@ def test_known_lengths_are_not_asked_for():
     assert [one.p90_tokens for one in found] == [9, 40, 30, 5, NO_LIMIT, NO_LIMIT]
 
 
+def test_a_predictor_that_the_user_named_goes_before_limits_but_not_before_hints():
+    jobs = [job(1, max_tokens=9, ignore_eos=True), job(2, hint=5, ignore_eos=True)]
+    told = IntakeForecasts(limits_tell=False).of([(one, tuple(one.prompt)) for one in jobs])
+    assert told[0] is None and told[1].mean_tokens == 5
+
+
 def test_without_a_predictor_the_engine_is_left_to_ask():
     found = forecasts_of(None, job(1), job(2, hint=3), job(3, ignore_eos=True))
     assert found[0] is None and found[1].mean_tokens == 3 and found[2].mean_tokens == NO_LIMIT

@@ -41,6 +41,7 @@ def test_auto_takes_what_was_trained_for_the_model(cache, trained):
     assert resolve().kind == "hidden" and resolve().head_file == cache
     for name in ("online", "max-tokens", "constant:9"):
         assert resolve(length_predictor=name).learned is None
+        assert resolve(length_predictor=name).limits_tell is (name == "online")
 
 
 def test_a_named_file_goes_before_the_cache(cache, trained, tmp_path):
