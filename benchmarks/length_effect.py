@@ -159,9 +159,9 @@ def real_part(
     held = options.kv_share * sum(len(one.token_ids) + one.output_tokens for one in records)
     mean = round(statistics.fmean(one.output_tokens for one in table.part("train")))
     runs: list[dict[str, Any]] = []
-    for round_number, scheduler, name in itertools.product(
-        range(options.rounds), options.real_schedulers.split(","), REAL_PREDICTORS
-    ):
+    schedulers, names = options.real_schedulers.split(","), options.real_predictors.split(",")
+    rounds = range(options.rounds)
+    for round_number, scheduler, name in itertools.product(rounds, schedulers, names):
         if name in ("hidden", "encoder") and name not in files:
             continue
         predictor: Any = {"constant": f"constant:{mean}"}.get(name, name)
@@ -314,6 +314,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=3000, help="simulated")
     parser.add_argument("--real-requests", type=int, default=64)
     parser.add_argument("--real-schedulers", default="td-pipe,adaptive")
+    parser.add_argument("--real-predictors", default=",".join(REAL_PREDICTORS))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kv-share", type=float, default=0.3, help="of the real runs' tokens")
     parser.add_argument("--processes", type=int, default=2)
@@ -323,6 +324,7 @@ def main() -> None:
     if options.smoke:
         options.requests, options.real_requests, options.rounds = 60, 4, 1
         options.kv_share, options.real_schedulers = 2.0, "td-pipe"
+        options.real_predictors = "oracle,constant"
         table, files = made_up(options.folder)
     else:
         table, files = given(options)
