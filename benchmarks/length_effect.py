@@ -11,7 +11,7 @@ simulated  the paper's nodes of 4 devices, requests drawn from the test part; td
            Deterministic.
 real       the first requests of the test part on 2 stages of this machine, with a KV cache that
            holds a share of them, predictors in turn, round after round
-cost       seconds that forecasting takes on the demo's prompts, against the demo's run
+cost       seconds that forecasting takes on the demo's chats, against a run of them
 
 A "hidden" predictor forecasts from the text before the prefill, and again with the first token.
 --smoke makes up a table and learns from that: it shows that the script works, nothing else.
@@ -225,7 +225,8 @@ def real_ratios(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def cost_part(files: dict[str, Path], rounds: int, most: int) -> dict[str, Any]:
     """Seconds of forecasting the demo's prompts, and its share of the demo's run."""
-    bodies = [json.loads(line)["body"] for line in DEMO.read_text().splitlines()[:most]]
+    bodies = [json.loads(line)["body"] for line in DEMO.read_text().splitlines()]
+    bodies = [body for body in bodies if "messages" in body][:most]
     params = [SamplingParams(temperature=0.0, max_tokens=one["max_tokens"]) for one in bodies]
     with LLM(
         MODEL, pipeline_parallel_size=2, scheduler="td-pipe", length_predictor="max-tokens"

@@ -97,7 +97,7 @@ def length_cost(result: dict[str, Any]) -> str:
     ]
     return (
         table(["predictor", "before prefill, ms", "head, ms", "of the run"], rows)
-        + f"\nThe demo's {result['prompts']} prompts, td-pipe, a run of {result['run_s']:.1f} s; "
+        + f"\nThe demo's {result['prompts']} chats, td-pipe, a run of {result['run_s']:.1f} s; "
         "the first forecast of the process counts "
         "([length_cost.json](../benchmarks/results/length_cost.json))\n"
     )
