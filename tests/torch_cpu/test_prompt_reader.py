@@ -4,16 +4,16 @@ import torch
 
 from tdpipe.core.batch_plan import BatchPlan, Phase, Sample, SequenceSlice, SequenceStart
 from tdpipe.core.sampling_params import SamplingParams
-from tdpipe.execution.prompt_reader import PromptReader
+from tdpipe.execution.prompt_reader import NO_LIMIT, PromptReader
 
 
 class SumOfState:
-    def forecast_means(self, hidden):
-        return [int(row.sum()) for row in hidden]
+    def forecast_means(self, hidden, limits):
+        return [min(int(row.sum()), limit) for row, limit in zip(hidden, limits, strict=True)]
 
 
-def start(request_id, num_prompt):
-    return SequenceStart(request_id, num_prompt, SamplingParams(), 0, ())
+def start(request_id, num_prompt, max_tokens=16):
+    return SequenceStart(request_id, num_prompt, SamplingParams(max_tokens=max_tokens), 0, ())
 
 
 def piece(request_id, begin, num_tokens, samples=True):
@@ -26,20 +26,21 @@ def plan(slices, starts=(), released=()):
 
 def test_each_prompt_is_read_once_at_its_end():
     reader = PromptReader(SumOfState())
-    starts = [start(1, 4), start(2, 6)]
-    assert reader.rows(plan([piece(1, 0, 4), piece(2, 0, 3, samples=False)], starts)) == [0]
-    assert reader.rows(plan([piece(1, 4, 1), piece(2, 3, 3)])) == [1]
-    assert reader.rows(plan([piece(1, 5, 1), piece(2, 6, 1)])) == []
+    starts = [start(1, 4, 700), start(2, 6, None)]
+    assert reader.rows(plan([piece(1, 0, 4), piece(2, 0, 3, samples=False)], starts)) == {0: 700}
+    assert reader.rows(plan([piece(1, 4, 1), piece(2, 3, 3)])) == {1: NO_LIMIT}
+    assert reader.rows(plan([piece(1, 5, 1), piece(2, 6, 1)])) == {}
 
 
 def test_a_preempted_request_is_not_read_again():
     reader = PromptReader(SumOfState())
-    assert reader.rows(plan([piece(1, 0, 4)], [start(1, 4)])) == [0]
+    assert reader.rows(plan([piece(1, 0, 4)], [start(1, 4)])) == {0: 16}
     # Prompt and two outputs are computed anew.
-    assert reader.rows(plan([piece(1, 0, 6)], [start(1, 4)], released=[1])) == []
+    assert reader.rows(plan([piece(1, 0, 6)], [start(1, 4)], released=[1])) == {}
 
 
 def test_forecasts_join_the_samples():
     reader = PromptReader(SumOfState())
-    samples = reader.read([Sample(1, 5), Sample(2, 6, -0.5)], [1], torch.full((1, 4), 8.0))
-    assert samples == [Sample(1, 5), Sample(2, 6, -0.5, (), 32)]
+    samples = [Sample(1, 5), Sample(2, 6, -0.5), Sample(3, 7)]
+    read = reader.read(samples, {1: 700, 2: 9}, torch.full((2, 4), 8.0))
+    assert read == [Sample(1, 5), Sample(2, 6, -0.5, (), 32), Sample(3, 7, None, (), 9)]

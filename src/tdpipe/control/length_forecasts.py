@@ -30,6 +30,7 @@ class LengthForecasts:
         self._predictor = predictor
         self._learner = predictor if isinstance(predictor, LearningPredictor) else None
         self._open: set[int] = set()  # unfinished requests whose length the predictor was asked for
+        self._given: set[int] = set()  # unfinished requests whose length nobody revises
         self._stopped: list[int] = []
         self._cut: list[int] = []
         self._num_ended = 0
@@ -41,6 +42,8 @@ class LengthForecasts:
         for request, forecast in zip(requests, given, strict=True):
             if forecast is not None:
                 _set(request, forecast)
+                if forecast.is_given:
+                    self._given.add(request.request_id)
             else:
                 unknown.append(request)
                 self._open.add(request.request_id)
@@ -48,12 +51,15 @@ class LengthForecasts:
             _set(request, forecast)
 
     def update(self, request: Request, num_tokens: int) -> None:
-        """Take the last stage's forecast, made when it had read the prompt."""
+        """Take the last stage's forecast, made when it had read the prompt, if it is needed."""
+        if request.request_id in self._given:
+            return
         request.predicted_tokens = max(1, min(num_tokens, request.max_tokens))
         request.length_quantiles = ()
 
     def ended(self, request: Request) -> None:
         """Learn from a request that has just finished."""
+        self._given.discard(request.request_id)
         if self._learner is None or request.request_id not in self._open:
             return
         self._open.discard(request.request_id)

@@ -170,12 +170,12 @@ class StageSession:
         for piece in plan.slices:
             self.sampler.see(piece.request_id, piece.token_ids, piece.start)
         sampled = [piece.request_id for piece in plan.slices if piece.samples]
-        read = self.prompt_reader.rows(plan) if self.prompt_reader is not None else []
+        read = self.prompt_reader.rows(plan) if self.prompt_reader is not None else {}
         if not sampled:
             return ()
         hidden = hidden[batch.sampled_rows]
         samples = self.sampler.sample(sampled, self.model.project(hidden))
         if read and self.prompt_reader is not None:
-            states = self.model.final_states(hidden[read])
+            states = self.model.final_states(hidden[list(read)])
             samples = self.prompt_reader.read(samples, read, states)
         return tuple(samples)

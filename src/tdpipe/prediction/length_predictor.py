@@ -35,16 +35,18 @@ class LengthForecast:
         mean_tokens: expectation.
         p90_tokens: 90 % quantile.
         quantiles: at QUANTILE_SHARES, rising; empty where only the mean is known.
+        is_given: it comes from the request itself or from the user, and no predictor revises it.
     """
 
     mean_tokens: int
     p90_tokens: int
     quantiles: tuple[int, ...] = ()
+    is_given: bool = False
 
     @classmethod
     def certain(cls, num_tokens: int) -> "LengthForecast":
         """Of a length that is known."""
-        return cls(num_tokens, num_tokens)
+        return cls(num_tokens, num_tokens, (), is_given=True)
 
     def at_most(self, max_tokens: int) -> "LengthForecast":
         """The forecast for a request that is cut at max_tokens.
@@ -53,7 +55,8 @@ class LengthForecast:
         """
         cut = tuple(min(length, max_tokens) for length in self.quantiles)
         mean = round(sum(cut) / len(cut)) if cut != self.quantiles else self.mean_tokens
-        return LengthForecast(min(mean, max_tokens), min(self.p90_tokens, max_tokens), cut)
+        p90 = min(self.p90_tokens, max_tokens)
+        return LengthForecast(min(mean, max_tokens), p90, cut, self.is_given)
 
 
 class LengthPredictor(Protocol):

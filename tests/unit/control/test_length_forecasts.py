@@ -38,6 +38,10 @@ def test_given_forecasts_come_first():
     assert requests[1].length_quantiles == (60, 80)
     forecasts.update(requests[1], 55)
     assert requests[1].predicted_tokens == 55 and requests[1].length_quantiles == ()
+    certain = make_request(9, 4, 100)
+    forecasts.expect([certain], [LengthForecast.certain(60)])
+    forecasts.update(certain, 5)  # who knows the length is not told it
+    assert certain.predicted_tokens == 60
     forecasts.update(requests[1], 5000)
     assert requests[1].predicted_tokens == 100
 

@@ -76,8 +76,8 @@ def test_requests_carry_their_forecasts(opens_first):
     found = {r.request_id: r.forecast for r in intake.arrivals.take(0.0)}
     assert found == {
         0: LengthForecast(10, 20, (1, 20)),
-        1: LengthForecast(5, 5),
-        2: LengthForecast(5, 5),
+        1: LengthForecast.certain(5),
+        2: LengthForecast.certain(5),
         3: LengthForecast(30, 59, (1, 59)),  # 64 tokens of context, 5 of them the prompt
     }
     assert [one.job.key for one in intake.rejected] == [70]
