@@ -130,7 +130,20 @@ class Adaptive:
             decodes=state.num_decoding / state.limits.num_stages,
             room=1 - max(timeline.blocks) / state.limits.num_blocks,
             is_full=self._is_full,
+            all_fit=self._all_fit(state),
         )
+
+    def _all_fit(self, state: EngineState) -> bool:
+        """Whether all that waits could be prefilled now and stay resident to its end."""
+        block_size, capacity = state.limits.block_size, state.limits.num_blocks
+        used = (state.num_waiting_tokens + (block_size // 2) * len(state.waiting)) / block_size
+        if len(state.waiting) > free_places(state) or used > state.pool.num_free:
+            return False
+        requests = [*state.resident.values(), *state.waiting.values()]
+        remaining = [self.survival.remaining(request) for request in requests]
+        timeline = KVTimeline(block_size, self.survival.remaining)
+        timeline.rebuild(requests, remaining, max(remaining, default=1))
+        return max(timeline.blocks) <= fill_share(len(requests)) * capacity
 
     # ---- decode
 
@@ -197,7 +210,7 @@ class Adaptive:
         if self._is_full:
             return None
         per_round = self.size.tokens * state.limits.num_stages
-        fill = 1 - RESERVE / sqrt(num_resident + 1)
+        fill = fill_share(num_resident)
         for request in self.order.heads(state):
             peak = self.timeline.peak_with(request, per_round)
             if not num_resident or peak <= fill * state.limits.num_blocks:
@@ -210,6 +223,11 @@ class Adaptive:
         self.order.take(request)
         self.survival.follow(request)
         self.timeline.add(request)
+
+
+def fill_share(num_residents: int) -> float:
+    """Share of the blocks that a forecast of so many residents may take."""
+    return 1 - RESERVE / sqrt(num_residents + 1)
 
 
 def hold_back(state: EngineState, lane: list[Request]) -> tuple[list[Request], tuple[int, ...]]:

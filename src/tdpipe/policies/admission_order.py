@@ -18,7 +18,7 @@ from tdpipe.policies.length_survival import class_of
 
 @dataclass(slots=True)
 class LengthClass:
-    """Waiting requests of about equal predicted length, in order of arrival.
+    """Waiting requests of about equal predicted length, in order of arrival, preempted ones first.
 
     Attributes:
         due: when the next one is due, in rounds; only the order among classes counts.
@@ -66,7 +66,13 @@ class AdmissionOrder:
                 self._known.add(request_id)
                 fresh.append(request_id)
         for request_id in sorted(fresh):
-            self._put(state.waiting[request_id])
+            request = state.waiting[request_id]
+            if not request.num_preemptions:
+                self._class_of(request).members.append(request)
+        for request_id in sorted(fresh, reverse=True):
+            request = state.waiting[request_id]
+            if request.num_preemptions:  # it came before all that wait
+                self._class_of(request).members.appendleft(request)
 
     def spread(
         self, rounds_left: float, rounds_needed: Callable[[int, LengthClass], float]
@@ -99,13 +105,14 @@ class AdmissionOrder:
         one.due += one.stride
         self._drop(one, request)
 
-    def _put(self, request: Request) -> None:
+    def _class_of(self, request: Request) -> LengthClass:
+        """The class that the request is to join, with the request in its sums."""
         key = class_of(request.predicted_tokens)
         if key not in self.classes:
             due = min((one.due for one in self.classes.values()), default=0.0)
             self.classes[key] = LengthClass(due)
-        self.classes[key].members.append(request)
         self.classes[key].count(request, 1)
+        return self.classes[key]
 
     def _drop(self, one: LengthClass, request: Request) -> None:
         one.members.popleft()

@@ -17,7 +17,12 @@ chain       the steps of the longest request follow each other, one a round. Wit
 flow        with a full cache, prompts can come in only as fast as decoding makes room:
             decodes per batch x (1 + waiting prompt tokens / tokens still to be generated)
 
-No batch need be smaller than what is free, because the weights are read anyway.
+No batch need be smaller than what is free, because the weights are read anyway. And one exception:
+
+prefill     where all that waits fits the cache to its end, nothing is gained by prompts that come
+            later: one delays the others by its prefill and no more, while the last to start may
+            prove to be the longest. Beside its decodes a batch then takes a fixed share of the
+            prompts still waiting; several a stage, ever smaller ones, so that the stages fill up.
 """
 
 from dataclasses import dataclass
@@ -29,6 +34,8 @@ from tdpipe.policies.saturation import batch_time_s, efficient_tokens, free_toke
 AMPLE_SHARE, SCARCE_SHARE = 0.98, 0.95
 # Share of the blocks that the forecast must leave for the flow limit not to apply.
 OPEN_SHARE = 0.3
+# Batches for each stage that the waiting prompts are cut into, where all of them fit.
+PREFILL_BATCHES = 4
 # Sizes are tried in steps of this ratio; run times that differ by less than a share of
 # INDIFFERENCE are taken as equal.
 STEP_RATIO = 1.1
@@ -47,6 +54,7 @@ class Outlook:
         decodes: mean decodes in a batch.
         room: share of the blocks that the forecast leaves free at its peak.
         is_full: nothing that waits fits the forecast.
+        all_fit: all that waits fits the forecast at once.
     """
 
     prompt_tokens: int
@@ -56,6 +64,7 @@ class Outlook:
     decodes: float
     room: float
     is_full: bool
+    all_fit: bool
 
     @property
     def tokens_left(self) -> int:
@@ -84,7 +93,7 @@ class BatchSizing:
         self._times_s = [(size, batch_time_s(cost, size)) for size in sizes]
 
     def size(self, outlook: Outlook) -> BatchSize:
-        """The smallest of the limits, but not less than what is free."""
+        """The smallest of the limits, but not less than what is free, or the prompts call for."""
         limits = {
             "efficient": float(self.scarce if outlook.is_full else self.ample),
             "chain": float(self._chain_limit(outlook)),
@@ -93,6 +102,10 @@ class BatchSizing:
             ratio = outlook.prompt_tokens / max(1, outlook.output_tokens)
             limits["flow"] = outlook.decodes * (1 + ratio)
         name = min(limits, key=lambda limit: limits[limit])
+        share = outlook.prompt_tokens / (PREFILL_BATCHES * self.num_stages)
+        at_once = outlook.decodes + max(self.free, share)
+        if outlook.all_fit and at_once > limits[name]:
+            return BatchSize(int(at_once), "prefill")
         if limits[name] <= self.free:
             return BatchSize(self.free, "free")
         return BatchSize(int(limits[name]), name)

@@ -54,9 +54,10 @@ def test_the_order_follows_arrivals_preemptions_and_aborts():
     state.waiting[9] = make_request(9, predicted=50)  # arrives
     del state.waiting[1]  # aborted
     state.waiting[0] = first  # preempted: to the front of the queue
+    first.num_preemptions = 1
     state.waiting.move_to_end(0, last=False)
     order.follow(state)
-    assert order_of(state, order) == [2, 0, 9]
+    assert order_of(state, order) == [0, 2, 9]
 
 
 def to_come(request):
@@ -109,6 +110,7 @@ def outlook(**changes):
     settings = {
         "prompt_tokens": 10**6, "output_tokens": 10**6, "longest_tokens": 100,
         "longest_waiting_tokens": 100, "decodes": 50.0, "room": 1.0, "is_full": False,
+        "all_fit": False,
     }  # fmt: skip
     return Outlook(**{**settings, **changes})
 
@@ -131,6 +133,26 @@ def test_each_limit_of_the_batch_size():
     assert sizing.size(outlook(decodes=90.0, room=0.05)) == (180, "flow")
     assert sizing.size(outlook(decodes=3.0, room=0.05)) == (sizing.free, "free")
     assert sizing.rounds_left(outlook(), sizing.size(outlook())) == 2e6 / 4 / sizing.ample
+    # All fits: a sixteenth of the prompts beside 50 decodes; of few prompts, what is free.
+    assert sizing.size(outlook(all_fit=True)) == (50 + 10**6 // 16, "prefill")
+    few = sizing.size(outlook(all_fit=True, prompt_tokens=32, decodes=2.0 * sizing.ample))
+    assert few == (2 * sizing.ample + sizing.free, "prefill")
+
+
+def test_all_fit_while_the_lives_forecast_leave_room_for_one_another():
+    def all_fit(num_blocks, *lengths):
+        state = make_state(
+            make_limits(num_stages=2, num_blocks=num_blocks, max_num_seqs=8),
+            waiting=[make_request(i, 16, 1000, n) for i, n in enumerate(lengths)],
+        )
+        return Adaptive(make_cost(2))._all_fit(state)
+
+    # At the end of 304 tokens each of the 8 holds 20 blocks.
+    assert all_fit(260, *[304] * 8) and not all_fit(140, *[304] * 8)
+    # The short ones have gone when the long ones are at their largest.
+    assert all_fit(140, *[304, 20] * 4)
+    assert not all_fit(1000, *[1] * 17)  # 16 places
+    assert all_fit(1)  # nothing waits
 
 
 def test_a_lane_takes_its_share_of_time_not_of_requests():
