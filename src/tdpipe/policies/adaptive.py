@@ -131,6 +131,7 @@ class Adaptive:
             room=1 - max(timeline.blocks) / state.limits.num_blocks,
             is_full=self._is_full,
             all_fit=self._all_fit(state),
+            num_requests=len(state.waiting) + len(residents),
         )
 
     def _all_fit(self, state: EngineState) -> bool:

@@ -19,9 +19,9 @@ flow        with a full cache, prompts can come in only as fast as decoding make
 
 No batch need be smaller than what is free, because the weights are read anyway. And one exception:
 
-prefill     where all that waits fits the cache to its end, nothing is gained by prompts that come
-            later: one delays the others by its prefill and no more, while the last to start may
-            prove to be the longest. Beside its decodes a batch then takes a fixed share of the
+prefill     where all that waits fits the cache to its end, and is enough to decode without prompts
+            beside, nothing is gained by prompts that come later: one delays the others by its
+            prefill and no more, while the last to start may prove to be the longest. Beside its decodes a batch then takes a fixed share of the
             prompts still waiting; several a stage, ever smaller ones, so that the stages fill up.
 """
 
@@ -55,6 +55,7 @@ class Outlook:
         room: share of the blocks that the forecast leaves free at its peak.
         is_full: nothing that waits fits the forecast.
         all_fit: all that waits fits the forecast at once.
+        num_requests: waiting and resident.
     """
 
     prompt_tokens: int
@@ -65,6 +66,7 @@ class Outlook:
     room: float
     is_full: bool
     all_fit: bool
+    num_requests: int
 
     @property
     def tokens_left(self) -> int:
@@ -104,7 +106,8 @@ class BatchSizing:
         name = min(limits, key=lambda limit: limits[limit])
         share = outlook.prompt_tokens / (PREFILL_BATCHES * self.num_stages)
         at_once = outlook.decodes + max(self.free, share)
-        if outlook.all_fit and at_once > limits[name]:
+        decodes_pay = outlook.num_requests / self.num_stages >= self.ample
+        if outlook.all_fit and decodes_pay and at_once > limits[name]:
             return BatchSize(int(at_once), "prefill")
         if limits[name] <= self.free:
             return BatchSize(self.free, "free")

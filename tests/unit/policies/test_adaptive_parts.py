@@ -110,7 +110,7 @@ def outlook(**changes):
     settings = {
         "prompt_tokens": 10**6, "output_tokens": 10**6, "longest_tokens": 100,
         "longest_waiting_tokens": 100, "decodes": 50.0, "room": 1.0, "is_full": False,
-        "all_fit": False,
+        "all_fit": False, "num_requests": 10**4,
     }  # fmt: skip
     return Outlook(**{**settings, **changes})
 
@@ -137,6 +137,9 @@ def test_each_limit_of_the_batch_size():
     assert sizing.size(outlook(all_fit=True)) == (50 + 10**6 // 16, "prefill")
     few = sizing.size(outlook(all_fit=True, prompt_tokens=32, decodes=2.0 * sizing.ample))
     assert few == (2 * sizing.ample + sizing.free, "prefill")
+    # Too few to decode on their own: prompts are kept to fill their batches up.
+    scarce = outlook(all_fit=True, num_requests=4 * sizing.ample - 1)
+    assert sizing.size(scarce) == (sizing.ample, "efficient")
 
 
 def test_all_fit_while_the_lives_forecast_leave_room_for_one_another():
