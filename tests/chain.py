@@ -8,7 +8,6 @@ from tdpipe.core.batch_plan import BatchPlan, Phase, SequenceSlice
 from tdpipe.execution.attention.attention_backend import AttentionBackend
 from tdpipe.execution.attention.torch_attention import TorchAttention
 from tdpipe.execution.batch_tensors import build_batch
-from tdpipe.execution.kv_cache import KVCache
 from tdpipe.execution.models.decoder import StageModel
 from tdpipe.execution.models.model_source import load_config
 from tdpipe.execution.sequence_table import SequenceTable
@@ -41,11 +40,12 @@ class Chain:
         ]
         for model in self.models:
             model.load(folder)
+        self.attention = attention or TorchAttention()
+        kind = self.attention.cache_class
         self.caches = [
-            KVCache(n, 512, BLOCK_SIZE, config.num_kv_heads, config.head_dim, torch.float32, CPU)
+            kind(n, 512, BLOCK_SIZE, config.num_kv_heads, config.head_dim, torch.float32, CPU)
             for n in layers
         ]
-        self.attention = attention or TorchAttention()
         self.table = SequenceTable(128)
         self.held: dict[int, int] = {}
         # Every third block, wrapped around: neighbours in a sequence are no neighbours in memory.

@@ -7,8 +7,10 @@ import torch
 
 from tdpipe.execution.attention.attention_backend import AttentionMetadata, PrefillSpan
 from tdpipe.execution.attention.choose_attention import choose_attention
-from tdpipe.execution.attention.numba_attention import NumbaAttention, _exp
+from tdpipe.execution.attention.numba_attention import NumbaAttention
+from tdpipe.execution.attention.numba_kernels import _exp
 from tdpipe.execution.attention.torch_attention import TorchAttention
+from tdpipe.execution.block_kv_cache import BlockKVCache
 from tdpipe.execution.kv_cache import KVCache
 
 BLOCK, KV_HEADS, GROUP, DIM = 4, 2, 3, 16
@@ -31,7 +33,7 @@ def by_hand(query, keys, values, window):
 def test_decodes(backend, window):
     torch.manual_seed(0)
     lengths = [1, 4, 5, 23]
-    cache = KVCache(2, 40, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
+    cache = backend.cache_class(2, 40, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
     tables = torch.randperm(40)[: 4 * 6].view(4, 6).int()
     at = torch.arange(23)
     slots = tables[:, at // BLOCK].long() * BLOCK + at % BLOCK
@@ -59,12 +61,14 @@ def test_decodes(backend, window):
 @pytest.mark.parametrize("window", [None, 2, 3])
 def test_what_another_sequence_left_in_a_block_does_not_matter(window):
     torch.manual_seed(0)
-    cache = KVCache(1, 2, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
+    cache = NumbaAttention.cache_class(
+        1, 2, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu")
+    )
     context = torch.randn(2, 6, KV_HEADS, DIM)
     cache.write(0, torch.arange(6), *context)
-    cache.keys[:, :, 6:] = cache.values[:, :, 6:] = math.nan
+    cache.keys[:, 1, ..., 2:] = cache.values[:, 1, :, 2:] = math.nan
     if window:
-        cache.values[:, :, : 6 - window] = math.nan
+        cache.values[:, 0, :, : 6 - window] = math.nan
     meta = AttentionMetadata(
         num_prefill_tokens=0,
         prefills=[],
@@ -82,10 +86,11 @@ def test_what_another_sequence_left_in_a_block_does_not_matter(window):
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("earlier", [0, 5])
-def test_prefill_spans(window, earlier):
+@pytest.mark.parametrize("backend", [TorchAttention, NumbaAttention])
+def test_prefill_spans(window, earlier, backend):
     torch.manual_seed(0)
     total = earlier + 6
-    cache = KVCache(1, 8, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
+    cache = backend.cache_class(1, 8, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
     slots = torch.randperm(32)[:total]
     keys, values = torch.randn(2, total, KV_HEADS, DIM)
     cache.write(0, slots[:earlier], keys[:earlier], values[:earlier])
@@ -99,7 +104,7 @@ def test_prefill_spans(window, earlier):
         block_size=BLOCK,
     )
     query = torch.randn(6, KV_HEADS * GROUP, DIM)
-    got = TorchAttention().forward(0, query, keys[earlier:], values[earlier:], cache, meta, window)
+    got = backend().forward(0, query, keys[earlier:], values[earlier:], cache, meta, window)
     for row in range(6):
         end = earlier + row + 1
         want = by_hand(query[row], keys[:end], values[:end], window)
@@ -116,3 +121,45 @@ def test_choice():
     cpu = torch.device("cpu")
     assert isinstance(choose_attention(torch.float32, cpu), NumbaAttention)
     assert isinstance(choose_attention(torch.bfloat16, cpu), TorchAttention)
+
+
+@pytest.mark.parametrize(
+    ("group", "dim", "block"), [(1, 64, 16), (8, 128, 32), (5, 80, 16), (14, 24, 8)]
+)
+def test_shapes_of_the_compiled_kernel(group, dim, block):
+    torch.manual_seed(0)
+    context = torch.randn(2, 3, 70, 2, dim)
+    slots = torch.randperm(27)[:, None] * block + torch.arange(block)
+    slots = slots.flatten()[: 3 * 9 * block].view(3, -1)[:, :70]
+    cache = NumbaAttention.cache_class(1, 27, block, 2, dim, torch.float32, torch.device("cpu"))
+    for row in range(3):
+        cache.write(0, slots[row], *context[:, row])
+    lengths = torch.tensor([70, 2 * block, 1])
+    meta = AttentionMetadata(
+        num_prefill_tokens=0,
+        prefills=[],
+        slot_mapping=slots[torch.arange(3), lengths - 1],
+        decode_slots=slots,
+        decode_lengths=lengths,
+        block_tables=(slots[:, ::block] // block).int(),
+        block_size=block,
+    )
+    query = torch.randn(3, 2 * group, dim)
+    last = context[:, torch.arange(3), lengths - 1]
+    got = NumbaAttention().forward(0, query, *last, cache, meta, None)
+    for row, length in enumerate(lengths):
+        keys, values = context[:, row, :length].transpose(1, 2)  # [2, kv_heads, length, dim]
+        heads = query[row].view(2, group, dim)
+        want = torch.nn.functional.scaled_dot_product_attention(heads, keys, values)
+        torch.testing.assert_close(got[row].view(2, group, dim), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [KVCache, BlockKVCache, NumbaAttention.cache_class])
+def test_a_cache_gives_back_what_was_written(kind):
+    cache = kind(2, 6, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
+    slots = torch.randperm(6 * BLOCK)[:7]
+    key, value = torch.randn(2, 7, KV_HEADS, DIM)
+    cache.write(1, slots, key, value)
+    keys, values = cache.read(1, slots[2:])
+    assert keys.equal(key[2:].transpose(0, 1)) and values.equal(value[2:].transpose(0, 1))
+    assert not cache.read(0, slots)[0].any()

@@ -25,8 +25,8 @@ class KVCache:
         device: torch.device,
     ) -> None:
         shape = (num_layers, num_kv_heads, num_blocks * block_size, head_dim)
-        self.keys = _zeros(shape, dtype, device)
-        self.values = _zeros(shape, dtype, device)
+        self.keys = zeros(shape, dtype, device)
+        self.values = zeros(shape, dtype, device)
         self.block_size = block_size
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
@@ -40,7 +40,7 @@ class KVCache:
         return keys, self.values[layer].index_select(1, slots)
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeroed, not empty: padding reads slot 0, and a NaN there would outlive its mask."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)

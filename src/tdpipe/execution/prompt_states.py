@@ -12,7 +12,6 @@ from tdpipe.core.block_pool import blocks_for
 from tdpipe.core.errors import ConfigError
 from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.batch_tensors import build_batch
-from tdpipe.execution.kv_cache import KVCache
 from tdpipe.execution.models.decoder import StageModel
 from tdpipe.execution.models.model_config import ModelConfig
 from tdpipe.execution.models.model_source import load_config
@@ -90,7 +89,8 @@ def _batches(
     longest = blocks_for(max(map(len, prompts)), BLOCK_SIZE)
     # A sequence leaves at most a block unfilled, and has at least one token.
     num_blocks = max(longest, BATCH_TOKENS // BLOCK_SIZE)
-    cache = KVCache(
+    attention, table = choose_attention(dtype, device), SequenceTable(longest)
+    cache = attention.cache_class(
         config.num_layers,
         num_blocks,
         BLOCK_SIZE,
@@ -99,7 +99,6 @@ def _batches(
         dtype,
         device,
     )
-    attention, table = choose_attention(dtype, device), SequenceTable(longest)
     for indices in _groups(prompts, num_blocks):
         table.clear()
         plan = _plan(indices, prompts)

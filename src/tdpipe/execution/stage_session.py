@@ -16,12 +16,12 @@ from tdpipe.core.block_pool import blocks_for
 from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.batch_tensors import BatchTensors, build_batch
 from tdpipe.execution.device_memory import free_kv_bytes
-from tdpipe.execution.kv_cache import KVCache
 from tdpipe.execution.models.decoder import StageModel
 from tdpipe.execution.models.model_source import load_config
 from tdpipe.execution.prompt_reader import PromptReader
 from tdpipe.execution.sampler import Sampler
 from tdpipe.execution.sequence_table import SequenceTable
+from tdpipe.execution.stage_clock import install_stage_clock
 from tdpipe.execution.transport import StageLinks, join_group
 from tdpipe.execution.wire import (
     Allocate,
@@ -60,12 +60,14 @@ class StageSession:
         """Load, then serve until told to stop."""
         with torch.inference_mode():
             self._load()
+            end_clock = install_stage_clock(self)
             while self._take_messages():
                 message = self._queue.popleft()
                 if isinstance(message, Run):
                     self._run_batch(message.plan)
                 else:
                     self._reset()
+        end_clock()
         self.links.drain()
 
     # ---- start
@@ -103,7 +105,7 @@ class StageSession:
 
     def _allocate(self, num_blocks: int) -> None:
         spec, config = self.spec, self.config
-        self.kv_cache = KVCache(
+        self.kv_cache = self.attention.cache_class(
             spec.end_layer - spec.first_layer,
             num_blocks,
             spec.block_size,

@@ -21,8 +21,9 @@ No batch need be smaller than what is free, because the weights are read anyway.
 
 prefill     where all that waits fits the cache to its end, and is enough to decode without prompts
             beside, nothing is gained by prompts that come later: one delays the others by its
-            prefill and no more, while the last to start may prove to be the longest. Beside its decodes a batch then takes a fixed share of the
-            prompts still waiting; several a stage, ever smaller ones, so that the stages fill up.
+            prefill and no more, while the last to start may prove to be the longest. Beside its
+            decodes a batch then takes a fixed share of the prompts still waiting; several a stage,
+            ever smaller ones, so that the stages fill up.
 """
 
 from dataclasses import dataclass

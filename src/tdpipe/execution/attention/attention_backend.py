@@ -69,7 +69,13 @@ class AttentionMetadata:
 
 
 class AttentionBackend(Protocol):
-    """One implementation of attention over the paged cache."""
+    """One implementation of attention over the paged cache.
+
+    Attributes:
+        cache_class: the layout of the cache that it reads.
+    """
+
+    cache_class: type[KVCache]
 
     def forward(
         self,

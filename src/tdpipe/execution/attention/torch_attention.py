@@ -23,6 +23,8 @@ GROUP_SIZE = 16
 class TorchAttention:
     """AttentionBackend in plain torch."""
 
+    cache_class: type[KVCache] = KVCache
+
     def forward(
         self,
         layer: int,
