@@ -42,6 +42,20 @@ class DecodeGroup:
     bias: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class PrefillTiles:
+    """The tokens of all prefill spans, cut into tiles for one kernel launch.
+
+    Attributes:
+        tiles: [tiles, 4] int32: first row in the batch, number of rows, position of the first row
+            in its sequence, where the sequence's context begins in `slots`.
+        slots: [contexts] int64, cache slots of the spans' contexts, one span after another.
+    """
+
+    tiles: Tensor
+    slots: Tensor
+
+
 @dataclass(slots=True)
 class AttentionMetadata:
     """Where a batch's keys and values go and what each row attends to.
@@ -56,6 +70,7 @@ class AttentionMetadata:
         block_size: tokens in a block.
         decode_groups: an implementation's own view of the decodes, made once a batch; the key is
             the attention window.
+        prefill_tiles: likewise of the prefill spans.
     """
 
     num_prefill_tokens: int
@@ -66,6 +81,7 @@ class AttentionMetadata:
     block_tables: Tensor
     block_size: int
     decode_groups: dict[int | None, list[DecodeGroup]] = field(default_factory=dict)
+    prefill_tiles: PrefillTiles | None = None
 
 
 class AttentionBackend(Protocol):
