@@ -40,6 +40,7 @@ def test_with_preemption(prompts, reference):
         MODEL,
         pipeline_parallel_size=2,
         partition=(16, 14),
+        block_size=16,
         kv_cache_memory=SCARCE_BLOCKS * block_bytes(16),
         length_predictor="constant:8",
     ) as llm:

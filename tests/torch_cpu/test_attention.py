@@ -8,9 +8,9 @@ import torch
 from tdpipe.execution.attention.attention_backend import AttentionMetadata, PrefillSpan
 from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.attention.numba_attention import NumbaAttention
-from tdpipe.execution.attention.numba_kernels import _exp
 from tdpipe.execution.attention.torch_attention import TorchAttention
 from tdpipe.execution.block_kv_cache import BlockKVCache
+from tdpipe.execution.float_kernels import exp_of_negative
 from tdpipe.execution.kv_cache import KVCache
 
 BLOCK, KV_HEADS, GROUP, DIM = 4, 2, 3, 16
@@ -113,7 +113,7 @@ def test_prefill_spans(window, earlier, backend):
 
 def test_exponential():
     x = -torch.rand(2000, dtype=torch.float64) * 86
-    got = torch.tensor([_exp(value) for value in x.float().numpy()], dtype=torch.float64)
+    got = torch.tensor([exp_of_negative(value) for value in x.float().numpy()], dtype=torch.float64)
     assert ((got - x.float().double().exp()) / x.exp()).abs().max() < 5e-7
 
 

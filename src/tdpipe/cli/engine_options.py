@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tdpipe.config.engine_config import DEVICES, DTYPES, EngineConfig
+from tdpipe.config.engine_config import DEVICES, DTYPES, QUANTIZATIONS, EngineConfig
 from tdpipe.policies.scheduler_registry import SCHEDULERS
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -22,6 +22,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default adaptive)")
     group.add_argument("--dtype", help=f"one of {', '.join(DTYPES)}")
+    group.add_argument(
+        "--quantization", help=f"of the weights, on CPU: {', '.join(QUANTIZATIONS)} (default none)"
+    )
     group.add_argument("--device", help=f"one of {', '.join(DEVICES)}")
     group.add_argument("--kv-cache-memory", help="per stage, such as 512MiB", metavar="SIZE")
     group.add_argument(
@@ -34,7 +37,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="auto (default: the one trained for the model, else online), online, max-tokens, "
         "constant:N, or a file of `tdpipe lengths train`",
     )
-    group.add_argument("--block-size", type=int, help="tokens in a KV block (default 16)")
+    group.add_argument("--block-size", type=int, help="tokens in a KV block (default 32)")
     group.add_argument("--max-num-seqs", type=int, help="sequences in a batch (default 256)")
     group.add_argument(
         "--max-num-batched-tokens", type=int, help="prompt tokens in a batch (default 2048)"

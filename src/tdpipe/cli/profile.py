@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tdpipe.cli.engine_options import DEFAULT_MODEL
-from tdpipe.config.engine_config import DEVICES, DTYPES
+from tdpipe.config.engine_config import DEVICES, DTYPES, QUANTIZATIONS
 
 if TYPE_CHECKING:
     from tdpipe.config.engine_config import EngineConfig
@@ -40,6 +40,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--partition", help="layers per stage, such as 16,14")
     parser.add_argument("--dtype", default="auto", help=f"one of {', '.join(DTYPES)}")
+    parser.add_argument("--quantization", help=f"of the weights: {', '.join(QUANTIZATIONS)}")
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
     parser.add_argument("--kv-cache-memory", help="per stage, such as 512MiB", metavar="SIZE")
     parser.add_argument("--threads-per-stage", type=int, default=1, help="CPU cores a stage")
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         partition=arguments.partition,
         dtype=arguments.dtype,
         device=arguments.device,
+        quantization=arguments.quantization,
         kv_cache_memory=arguments.kv_cache_memory,
         threads_per_stage=arguments.threads_per_stage,
     )
@@ -91,13 +93,11 @@ def measured(config: "EngineConfig", grid: "ProfileGrid") -> "tuple[ProfileKey, 
     """Start the stages, measure them, end them."""
     from tdpipe.execution.models.model_source import resolve_model
     from tdpipe.execution.stage_profiler import profile_stages
-    from tdpipe.frontend.pipeline_setup import resolve_setup
-    from tdpipe.frontend.stage_profile_cache import profile_key
+    from tdpipe.frontend.pipeline_setup import resolve_setup, setup_key
 
     source = resolve_model(config.model)
     setup = resolve_setup(config, source)
-    threads = config.threads_per_stage
-    key = profile_key(source, setup.dtype, setup.device, setup.layers, threads)
+    key = setup_key(config, source, setup.dtype, setup.device, setup.layers)
     executor = setup.executor(source.folder)
     try:
         return key, profile_stages(executor, setup.allocate(executor), setup.layers, grid)

@@ -14,6 +14,7 @@ from tdpipe.prediction.online import OnlinePredictor
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+QUANTIZATIONS = ("int8",)
 PREDICTOR_SUFFIX = ".safetensors"
 
 
@@ -36,6 +37,8 @@ class EngineConfig:
         partition: layers per stage, "16,14" or [16, 14]; None balances them by estimated time.
         length_predictor: a file of `tdpipe lengths train`, online, max-tokens, constant:N, or an
             object with `predict`; auto takes the file that was trained for the model, else online.
+        quantization: int8 rounds the weights to one byte each, a scale for each output channel,
+            and activations row by row; float32 on CPU only. None computes in `dtype`.
         block_size: tokens in a KV block.
         max_num_seqs: sequences in a batch, at most.
         max_num_batched_tokens: tokens of several prompts in a batch, at most.
@@ -56,7 +59,8 @@ class EngineConfig:
     max_model_len: int | None = None
     partition: str | Sequence[int] | None = None
     length_predictor: "str | LengthPredictor" = field(default="auto")
-    block_size: int = 16
+    quantization: str | None = None
+    block_size: int = 32
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
     threads_per_stage: int = 1
@@ -78,6 +82,8 @@ class EngineConfig:
         _require_choice("scheduler", self.scheduler, tuple(SCHEDULERS))
         _require_choice("dtype", self.dtype, DTYPES)
         _require_choice("device", self.device, DEVICES)
+        if self.quantization is not None:
+            _require_choice("quantization", self.quantization, QUANTIZATIONS)
         share = self.gpu_memory_utilization
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise ConfigError("gpu_memory_utilization", share, "use more than 0, up to 1")

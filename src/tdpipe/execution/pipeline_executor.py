@@ -54,6 +54,7 @@ class PipelineSpec:
     max_model_len: int
     memory_utilization: float = 0.9
     length_predictor: Path | None = None
+    quantization: str | None = None
 
 
 class PipelineExecutor:
@@ -237,6 +238,7 @@ class PipelineExecutor:
                 stage_address=f"ipc://{self._folder / f'stage{stage}'}",
                 rendezvous=str(self._folder / "rendezvous"),
                 length_predictor=str(spec.length_predictor or ""),
+                quantization=spec.quantization,
             )
             for stage in range(self.num_stages)
         ]

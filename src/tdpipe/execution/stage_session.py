@@ -86,6 +86,7 @@ class StageSession:
             dtype=self.dtype,
             device=self.device,
             max_model_len=spec.max_model_len,
+            quantization=spec.quantization,
         )
         self.model.load(folder)
         weights = self.model.weight_bytes

@@ -77,7 +77,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     `cores` are the CPU cores it may use, one thread each; empty leaves it where it is.
     `engine_address` and `stage_address` are zmq endpoints, `rendezvous` the file through which
     the stages' process group meets. `length_predictor` is the file of a predictor whose head the
-    last stage applies to hidden states; empty for none.
+    last stage applies to hidden states; empty for none. `quantization` as in EngineConfig.
     """
 
     stage: int
@@ -95,6 +95,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     stage_address: str
     rendezvous: str
     length_predictor: str = ""
+    quantization: str | None = None
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdpipe.config.engine_config import EngineConfig
+from tdpipe.config.profile_file import ProfileKey
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
 from tdpipe.cost.cost_model import CostModel
-from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_LINK, DEVICES
+from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_CORE_INT8, CPU_LINK, DEVICES
 from tdpipe.cost.memory_plan import block_bytes, fitting_model_len, num_kv_blocks
 from tdpipe.cost.partition import balanced_partition, checked_partition
 from tdpipe.cost.roofline_cost import RooflineCost
@@ -56,6 +57,7 @@ class PipelineSetup:
                 max_model_len=config.max_model_len or self.model_limit,
                 memory_utilization=config.gpu_memory_utilization,
                 length_predictor=length_predictor,
+                quantization=config.quantization,
             )
         )
 
@@ -120,17 +122,29 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else source.config.dtype or "bfloat16"
+    if config.quantization and (device, dtype) != ("cpu", "float32"):
+        fix = f"it is for float32 on CPU, not {dtype} on {device}; leave it out"
+        raise ConfigError("quantization", config.quantization, fix)
     card, value_bytes = DEVICES[UNKNOWN_CARD], VALUE_BYTES[dtype]
-    rates, link = (CPU_CORE, CPU_LINK) if device == "cpu" else (card.rates(), card.link)
+    core = CPU_CORE_INT8 if config.quantization else CPU_CORE
+    rates, link = (core, CPU_LINK) if device == "cpu" else (card.rates(), card.link)
     balanced = balanced_partition(shape, num_stages, rates, value_bytes)
     given = config.layers()
     layers = checked_partition(given, shape.num_layers, num_stages) if given else balanced
     # Measured times where `tdpipe profile` has left them, else estimates.
-    key = profile_key(source, dtype, device, layers, config.threads_per_stage)
+    key = setup_key(config, source, dtype, device, layers)
     cost = load_cached_profile(key) or RooflineCost(shape, layers, rates, link, value_bytes)
     setup = PipelineSetup(config, shape, device, dtype, layers, cost, model_limit)
     setup.check_kv_memory()
     return setup
+
+
+def setup_key(
+    config: EngineConfig, source: ModelSource, dtype: str, device: str, layers: tuple[int, ...]
+) -> ProfileKey:
+    """What a profile of this setup holds for."""
+    computes_in = f"{dtype}, {config.quantization} weights" if config.quantization else dtype
+    return profile_key(source, computes_in, device, layers, config.threads_per_stage)
 
 
 def _device(wanted: str, num_stages: int) -> str:

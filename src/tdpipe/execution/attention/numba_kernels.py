@@ -21,6 +21,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from tdpipe.execution.float_kernels import exp_of_negative, float_of_rank, rank_of
+
 FloatArray = npt.NDArray[np.float32]
 # Tuples of zeros, as many as heads share a key, as head_dim, and as slots are in a block.
 Sizes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -149,40 +151,6 @@ def _add_values(
     return types.void(*kinds), generate
 
 
-@numba.njit(fastmath=True, cache=True, error_model="numpy", inline="always")  # type: ignore[untyped-decorator]
-def _exp(x: float) -> float:
-    """e**x for x <= 0 in float32 arithmetic that vectorises, to about 2e-7 relative.
-
-    2**n * 2**f with f in [-0.5, 0.5] by a polynomial (Cephes expf); 0 below -87.
-    """
-    x = max(x, np.float32(-87.0))
-    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
-    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = p * r * r + r + np.float32(1.0)
-    return p * _power_of_two(n)
-
-
-@numba.njit(fastmath=True, cache=True, inline="always")  # type: ignore[untyped-decorator]
-def _power_of_two(n: float) -> float:
-    """2**n for whole n in [-126, 0], by squaring the bits of n; branch-free."""
-    m = np.int32(-n)
-    value = np.float32(1.0)
-    value *= np.float32(0.5) if m & 1 else np.float32(1.0)
-    value *= np.float32(0.25) if m & 2 else np.float32(1.0)
-    value *= np.float32(0.0625) if m & 4 else np.float32(1.0)
-    value *= np.float32(2.0**-8) if m & 8 else np.float32(1.0)
-    value *= np.float32(2.0**-16) if m & 16 else np.float32(1.0)
-    value *= np.float32(2.0**-32) if m & 32 else np.float32(1.0)
-    value *= np.float32(2.0**-64) if m & 64 else np.float32(1.0)
-    return value
-
-
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def _weigh(
     scores: FloatArray,
@@ -205,18 +173,19 @@ def _weigh(
                 scores[g, t] = LOWEST
             for t in range(high, len(slots)):
                 scores[g, t] = LOWEST
-        top = tops[g]
+        rank = rank_of(tops[g])
         for t in range(len(slots)):
-            top = max(top, scores[g, t])
+            rank = max(rank, rank_of(scores[g, t]))
+        top = float_of_rank(rank)
         if top > tops[g]:
-            shrink = _exp(tops[g] - top)
+            shrink = exp_of_negative(tops[g] - top)
             tops[g] = top
             totals[g] *= shrink
             for d in range(len(dims)):
                 output[g, d] *= shrink
         total = np.float32(0.0)
         for t in range(len(slots)):
-            weight = _exp(scores[g, t] - top)
+            weight = exp_of_negative(scores[g, t] - top)
             scores[g, t] = weight
             total += weight
         totals[g] += total

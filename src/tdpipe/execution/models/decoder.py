@@ -16,6 +16,7 @@ from tdpipe.execution.models.model_config import ModelConfig
 from tdpipe.execution.models.projection import Projection
 from tdpipe.execution.models.rope import apply_rope, rope_tables
 from tdpipe.execution.models.stage_weights import StageWeights
+from tdpipe.execution.row_kernels import is_compiled, rms_norm, silu_multiply
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -29,6 +30,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_compiled(x):
+            output = torch.empty(x.shape)
+            rows = output.view(-1, x.shape[-1]).numpy()
+            rms_norm(x.reshape(rows.shape).numpy(), self.weight.numpy(), self.eps, rows)
+            return output
         normed = functional.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
         return self.weight * normed.to(x.dtype)
 
@@ -80,8 +86,14 @@ class MLP(nn.Module):
         self.down = Projection(inner, hidden, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: Tensor = self.down(functional.silu(gate).mul_(up))
+        gate_up: Tensor = self.gate_up(x)
+        if is_compiled(gate_up):
+            active = torch.empty(len(gate_up), gate_up.shape[1] // 2)
+            silu_multiply(gate_up.numpy(), active.numpy())
+        else:
+            gate, up = gate_up.chunk(2, dim=-1)
+            active = functional.silu(gate).mul_(up)
+        out: Tensor = self.down(active)
         return out
 
 
@@ -116,6 +128,7 @@ class StageModel(nn.Module):
         first_layer, end_layer: the stage's layers, end exclusive.
         is_first, is_last: whether it embeds, whether it projects to the vocabulary.
         max_model_len: positions to prepare rotations for; None means the model's limit.
+        quantization: "int8" rounds the weights of all projections; float32 on CPU only.
     """
 
     def __init__(
@@ -129,8 +142,10 @@ class StageModel(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
         max_model_len: int | None = None,
+        quantization: str | None = None,
     ) -> None:
         super().__init__()
+        self._quantization = quantization
         self.config, self.first_layer, self.end_layer = config, first_layer, end_layer
         self.is_first, self.is_last = is_first, is_last
         with torch.device("meta"):
@@ -178,7 +193,16 @@ class StageModel(nn.Module):
         self.weight_bytes = sum(unique.values())
         for module in self.modules():
             if isinstance(module, Projection):
-                module.pack()
+                self._pack_one(module)
+
+    def _pack_one(self, projection: Projection) -> None:
+        if self._quantization is None:
+            projection.pack()
+            return
+        weight = projection.weight
+        shared = self.embedding is not None and weight.data_ptr() == self.embedding.data_ptr()
+        self.weight_bytes -= 0 if shared else weight.numel() * weight.element_size()
+        self.weight_bytes += projection.quantize()
 
     def forward(
         self,

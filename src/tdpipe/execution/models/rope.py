@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tdpipe.execution.models.model_config import ModelConfig
 from tdpipe.execution.models.rope_config import RopeConfig
+from tdpipe.execution.row_kernels import is_compiled, rotate
 
 
 def rope_tables(config: ModelConfig, num_positions: int) -> tuple[Tensor, Tensor]:
@@ -28,6 +29,10 @@ def apply_rope(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     The second half of a head is the imaginary part of the first (transformers' pairing).
     """
+    if is_compiled(heads):
+        output = torch.empty(heads.shape)
+        rotate(heads.numpy(), cos[:, 0].numpy(), sin[:, 0].numpy(), output.numpy())
+        return output
     real, imaginary = heads.chunk(2, dim=-1)
     return torch.cat((real * cos - imaginary * sin, imaginary * cos + real * sin), dim=-1)
 
