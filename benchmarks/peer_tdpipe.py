@@ -1,4 +1,7 @@
-"""tdpipe as a contender: python benchmarks/peer_tdpipe.py SCHEDULER STAGES REQUESTS SEED SCALE"""
+"""tdpipe as a contender: python benchmarks/peer_tdpipe.py SCHEDULER STAGES REQUESTS SEED SCALE
+
+A scheduler's name that ends in -int8 asks for int8 weights.
+"""
 
 import sys
 from collections.abc import Callable
@@ -8,13 +11,16 @@ from peer_protocol import serve
 from tdpipe import LLM, SamplingParams
 from workload_lognormal import WorkItem
 
+INT8 = "-int8"
+
 
 def start(scheduler: str, num_stages: int) -> Callable[[list[WorkItem]], dict[str, Any]]:
     """Start the stages."""
     llm = LLM(
         "smollm2-135m-instruct",
         pipeline_parallel_size=num_stages,
-        scheduler=scheduler,
+        scheduler=scheduler.removesuffix(INT8),
+        quantization="int8" if scheduler.endswith(INT8) else None,
         dtype="float32",
         device="cpu",
     )

@@ -2,13 +2,14 @@
 
 The last stage also projects to the vocabulary, so it gets fewer layers. A temporally disaggregated
 run is as long as its prefill phases at the pace of their slowest stage plus its decode phases at
-the pace of theirs, so that sum is what the split minimises.
+the pace of theirs, so that sum is what the split minimises. Where batches mix both, what a stage
+is short of in one it makes up in the other, and the slowest stage's sum counts.
 """
 
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.model_shape import ModelShape
 from tdpipe.cost.collectives import Link
-from tdpipe.cost.cost_model import BatchLoad, decode_load, prefill_load, slowest_stage_time_s
+from tdpipe.cost.cost_model import decode_load, prefill_load, slowest_stage_time_s
 from tdpipe.cost.roofline_cost import DeviceRates, RooflineCost
 
 # The load that the split is made for: prompts and outputs of the same mean length.
@@ -34,8 +35,13 @@ def balanced_partition(
     rates: DeviceRates,
     value_bytes: int,
     tensor_parallel: int = 1,
+    *,
+    mixes_phases: bool = False,
 ) -> tuple[int, ...]:
     """Layers per stage with the least estimated run time for the typical load.
+
+    Args:
+        mixes_phases: whether the scheduler's batches hold prefill and decode together.
 
     Raises:
         ConfigError: there are fewer layers than stages.
@@ -49,14 +55,16 @@ def balanced_partition(
 
     def run_time_s(layers: tuple[int, ...]) -> float:
         cost = RooflineCost(shape, layers, rates, _NO_LINK, value_bytes, tensor_parallel)
-        per_request_steps = TYPICAL_OUTPUT_TOKENS / TYPICAL_DECODE.decode_sequences
-        return _pace(cost, prefill) + per_request_steps * _pace(cost, TYPICAL_DECODE)
+        steps = TYPICAL_OUTPUT_TOKENS / TYPICAL_DECODE.decode_sequences  # for each request
+        if not mixes_phases:
+            prefill_s = slowest_stage_time_s(cost, prefill)
+            return prefill_s + steps * slowest_stage_time_s(cost, TYPICAL_DECODE)
+        return max(
+            cost.stage_time_s(stage, prefill) + steps * cost.stage_time_s(stage, TYPICAL_DECODE)
+            for stage in range(num_stages)
+        )
 
     return min(splits, key=run_time_s)
-
-
-def _pace(cost: RooflineCost, load: BatchLoad) -> float:
-    return slowest_stage_time_s(cost, load)
 
 
 def checked_partition(layers: tuple[int, ...], num_layers: int, num_stages: int) -> tuple[int, ...]:

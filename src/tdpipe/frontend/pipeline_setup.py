@@ -16,6 +16,7 @@ from tdpipe.cost.roofline_cost import RooflineCost
 from tdpipe.execution.models.model_source import ModelSource
 from tdpipe.execution.pipeline_executor import PipelineExecutor, PipelineSpec, assign_cores
 from tdpipe.frontend.stage_profile_cache import load_cached_profile, profile_key
+from tdpipe.policies.scheduler_registry import MIXES_PHASES
 
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # On CPU a cache beyond this is never the limit of the embedded models; memory is the user's.
@@ -128,7 +129,8 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
     card, value_bytes = DEVICES[UNKNOWN_CARD], VALUE_BYTES[dtype]
     core = CPU_CORE_INT8 if config.quantization else CPU_CORE
     rates, link = (core, CPU_LINK) if device == "cpu" else (card.rates(), card.link)
-    balanced = balanced_partition(shape, num_stages, rates, value_bytes)
+    mixes = config.scheduler in MIXES_PHASES
+    balanced = balanced_partition(shape, num_stages, rates, value_bytes, mixes_phases=mixes)
     given = config.layers()
     layers = checked_partition(given, shape.num_layers, num_stages) if given else balanced
     # Measured times where `tdpipe profile` has left them, else estimates.

@@ -30,6 +30,10 @@ SCHEDULERS: dict[str, Callable[[CostModel], Policy]] = {
     "td-pipe-no-stealing": lambda cost: TemporalDisaggregation(cost, balance=keep),
     "td-pipe-finished": lambda cost: TemporalDisaggregation(cost, switch=FinishedShareSwitch()),
 }
+# Those whose batches hold prefill and decode together.
+MIXES_PHASES = frozenset(
+    ("adaptive", "pp-hybrid", "pp-hybrid-2048", "pp-hybrid-unbalanced", "token-throttling")
+)
 # The same batching where all devices share one stage; real runs have no tensor parallelism yet.
 TENSOR_PARALLEL: dict[str, str] = {"tp-separate": "pp-separate", "tp-hybrid": "pp-hybrid"}
 

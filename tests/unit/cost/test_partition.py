@@ -38,6 +38,18 @@ def test_the_choice_is_the_best_of_all_two_stage_splits():
     assert run_time(balanced_partition(SMALL_MODEL, 2, CPU_CORE, 4)) == pytest.approx(best)
 
 
+def test_the_choice_for_mixed_batches_is_the_best_of_all_two_stage_splits():
+    def run_time(split):
+        cost = RooflineCost(SMALL_MODEL, split, CPU_CORE, CPU_LINK, 4)
+        prefill, decode = prefill_load(0, 192), decode_load(64, 64 * 288)
+        return max(cost.stage_time_s(i, prefill) + 3 * cost.stage_time_s(i, decode) for i in (0, 1))
+
+    best = min(run_time((30 - last, last)) for last in range(1, 30))
+    mixed = balanced_partition(SMALL_MODEL, 2, CPU_CORE, 4, mixes_phases=True)
+    assert run_time(mixed) == pytest.approx(best)
+    assert mixed != balanced_partition(SMALL_MODEL, 2, CPU_CORE, 4)
+
+
 def test_remainders_go_to_the_rear_but_not_to_the_last():
     assert spread_layers(30, 4, 6) == (8, 8, 8, 6)
     assert spread_layers(31, 4, 6) == (8, 8, 9, 6)
