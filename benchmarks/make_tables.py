@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import execution_tables
 import length_tables
 
 ROOT = Path(__file__).parents[1]
@@ -26,13 +27,15 @@ MARKS = re.compile(r"(<!-- table:([a-z_]+) -->\n).*?(<!-- /table -->)", re.DOTAL
 def peers(result: dict) -> str:
     """Throughputs and ratios, with where they come from."""
     settings, machine, name = result["settings"], result["machine"], result["name"]
-    size = result["runs"]["transformers"]["rounds"][0]["batch_size"]
-    rounds = settings["rounds"]
+    rounds, static = settings["rounds"], ""
+    if "transformers" in result["runs"]:
+        size = result["runs"]["transformers"]["rounds"][0]["batch_size"]
+        static = f"transformers in static batches of {size}, "
     return (
         f"{result['table']}\n\n{settings['requests']} requests, {settings['prompt_tokens']} prompt "
         f"and {settings['output_tokens']} output tokens, "
         f"{f'{rounds} alternating rounds, medians' if rounds > 1 else 'one round in turn'}, "
-        f"transformers in static batches of {size}, {machine['cores']} cores of {machine['cpu']} "
+        f"{static}{machine['cores']} cores of {machine['cpu']} "
         f"([{name}.json](benchmarks/results/{name}.json))\n"
     )
 
@@ -261,6 +264,11 @@ TABLES = {
     "decision_cost": decision_cost,
     "plan_check": plan_check,
     "simulated_vs_real": simulated_vs_real,
+    "breakdown": execution_tables.breakdown,
+    "limit": execution_tables.limit,
+    "limit_int8": execution_tables.limit,
+    "stage_memory": execution_tables.stage_memory,
+    "quantization": execution_tables.quantization,
     "length_accuracy": length_tables.length_accuracy,
     "length_effect": length_tables.length_effect,
     "length_effect_real": length_tables.length_effect_real,

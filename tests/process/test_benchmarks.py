@@ -38,6 +38,46 @@ def test_stage_busy(tmp_path):
     assert len(result["decode_busy_shares"]) == 2 and min(result["decode_busy_shares"]) > 0.5
 
 
+def test_breakdown(tmp_path):
+    run("breakdown.py", "--smoke", "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "breakdown.json").read_text())
+    for phases in result["stages"]:
+        # The parts of all phases are the whole run, but for its beginning and end.
+        total_s = sum(sum(parts.values()) for parts in phases.values())
+        assert 0.8 * result["seconds"] < total_s < 1.2 * result["seconds"] + 0.5
+        decode = phases["decode"]
+        assert min(decode["matrix products"], decode["attention"], decode["norms"]) > 0
+    assert result["stages"][1]["decode"]["sampling"] > 0
+    assert "| 1 | decode |" in make_tables.TABLES["breakdown"](result)
+
+
+@pytest.mark.parametrize("kind", [[], ["--quantization", "int8"]])
+def test_limit(tmp_path, kind):
+    run("limit.py", "--smoke", *kind, "--folder", str(tmp_path))
+    [path] = tmp_path.iterdir()
+    result = json.loads(path.read_text())
+    assert result["floor_s"] == pytest.approx(sum(result["core_s"].values()) / 2)
+    assert all(share < 1 for share in result["share_of_floor"].values())
+    assert "| matrix products |" in make_tables.TABLES[path.stem](result)
+
+
+def test_stage_memory(tmp_path):
+    """Also that a stage holds little beside its weights and a cache that is all used."""
+    run("stage_memory.py", "--smoke", "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "stage_memory.json").read_text())
+    assert result["peak_kv_share"] > 0.8
+    assert all(one["beside_bytes"] < 800 << 20 for one in result["stages"])
+    assert "| 1 |" in make_tables.TABLES["stage_memory"](result)
+
+
+def test_quantization(tmp_path):
+    run("quantization.py", "--smoke", "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "quantization.json").read_text())
+    exact, rounded = result["perplexity"]["float32"], result["perplexity"]["int8"]
+    assert exact != rounded and abs(rounded / exact - 1) < 0.1
+    assert "| int8 |" in make_tables.TABLES["quantization"](result)
+
+
 def test_simulated_vs_real(tmp_path):
     """Far too short to predict; but the busy time of what ran is told about right."""
     names = "td-pipe,adaptive"

@@ -169,6 +169,11 @@ def test_an_error_in_the_callers_iterable_comes_back(llm):
         ({"kv_cache_memory": "64MiB", "max_model_len": 8192}, CapacityError, "needs 256 blocks"),
         ({"max_model_len": 10**6}, ConfigError, "the model's limit"),
         ({"device": "cuda"}, ConfigError, "CUDA devices for 2 stages"),
+        (
+            {"quantization": "int8", "dtype": "bfloat16"},
+            ConfigError,
+            "float32 on CPU, not bfloat16",
+        ),
         ({"pipeline_parallel_size": 31}, ConfigError, "use 1 to 30 stages"),
         ({"colour": 1}, ConfigError, "unknown setting"),
     ],
@@ -180,6 +185,16 @@ def test_bad_settings_leave_no_process(settings, error, message):
         LLM(**settings)
     assert "\n" not in str(caught.value)
     assert len(stage_processes()) == before
+
+
+def test_int8_answers_are_the_same_in_any_batch():
+    prompts = ["The capital of France is", "One, two,", "Red, green,", "Water boils at"]
+    with LLM(MODEL, quantization="int8", pipeline_parallel_size=2, kv_cache_memory="64MiB") as llm:
+        together = [output.outputs[0].token_ids for output in llm.generate(prompts, GREEDY)]
+        llm.use_scheduler("td-pipe")
+        alone = [llm.generate(prompt, GREEDY)[0].outputs[0].token_ids for prompt in prompts]
+        assert together == alone
+        assert "Paris" in text_of(llm.generate(prompts[0], GREEDY)[0])
 
 
 def test_a_killed_stage_is_reported_and_nothing_is_left():

@@ -63,7 +63,8 @@ class StageWeights:
         if tuple(tensor.shape) != shape:
             fix = f"its shape is {tuple(tensor.shape)}, config.json implies {shape}"
             raise ConfigError("weights", name, fix)
-        return tensor.to(device=self._device, dtype=self._dtype)
+        # A copy: a view would keep the whole file mapped, and count as this process's memory.
+        return tensor.to(device=self._device, dtype=self._dtype, copy=True)
 
     def fill(self, layer: "DecoderLayer", index: int) -> None:
         """Give a decoder layer the weights of layer `index` of the checkpoint."""

@@ -1,0 +1,69 @@
+"""Tables of the execution plane: where time goes, the floor, what int8 costs."""
+
+
+def breakdown(result: dict) -> str:
+    """Seconds of each part by stage and phase."""
+    columns = sorted(
+        {part for phases in result["stages"] for one in phases.values() for part in one}
+    )
+    lines = [
+        "| stage | phase | " + " | ".join(columns) + " |",
+        "|---" * (2 + len(columns)) + "|",
+    ]
+    for stage, phases in enumerate(result["stages"]):
+        for phase, parts in phases.items():
+            cells = " | ".join(f"{parts.get(part, 0.0):.1f}" for part in columns)
+            lines.append(f"| {stage} | {phase} | {cells} |")
+    settings = result["settings"]
+    return "\n".join(lines) + (
+        f"\n\nSeconds; {settings['scheduler']}, {settings['requests']} requests, layers "
+        f"{', '.join(map(str, result['partition']))}, {result['output_tokens_per_s']:.0f} output "
+        f"tokens/s; the engine's process took {result['engine_cpu_s']:.1f} s of "
+        f"{result['seconds']:.1f} s ([breakdown.json](../benchmarks/results/breakdown.json))\n"
+    )
+
+
+def limit(result: dict) -> str:
+    """The floor's parts and the shares of it that recorded runs reach."""
+    name, stages = result["name"], result["settings"]["stages"]
+    lines = ["| part of the floor | s of one core |", "|---|---|"]
+    lines += [f"| {part} | {core_s:.1f} |" for part, core_s in result["core_s"].items()]
+    shares = "; ".join(
+        f"{run} {share:.0%} ({result['share_of_products'][run]:.0%} in matrix products alone)"
+        for run, share in result["share_of_floor"].items()
+    )
+    return "\n".join(lines) + (
+        f"\n\nOver {stages} stages at least {result['floor_s']:.1f} s, "
+        f"{result['floor_output_tokens_per_s']:.0f} output tokens/s; memory is read at "
+        f"{result['read_bytes_per_s'] / 1e9:.0f} GB/s. Share of the floor reached by the runs of "
+        f"peers.json: {shares or 'none recorded'} "
+        f"([{name}.json](../benchmarks/results/{name}.json))\n"
+    )
+
+
+def stage_memory(result: dict) -> str:
+    """Peak memory of each stage, in MiB."""
+    lines = ["| stage | peak, MiB | weights | KV cache | beside |", "|---" * 5 + "|"]
+    for stage, one in enumerate(result["stages"]):
+        sizes = one["peak_bytes"], one["weight_bytes"], result["kv_bytes"], one["beside_bytes"]
+        cells = " | ".join(f"{size / 2**20:.0f}" for size in sizes)
+        lines.append(f"| {stage} | {cells} |")
+    return "\n".join(lines) + (
+        f"\n\n{result['peak_kv_share']:.0%} of the cache used; the peak counts the libraries' "
+        f"shared pages; ready {result['ready_s']:.1f} s after the start "
+        "([stage_memory.json](../benchmarks/results/stage_memory.json))\n"
+    )
+
+
+def quantization(result: dict) -> str:
+    """Perplexity and agreement."""
+    perplexity, agreement = result["perplexity"], result["agreement"]
+    return (
+        "| weights | perplexity |\n|---|---|\n"
+        f"| float32 | {perplexity['float32']:.3f} |\n| int8 | {perplexity['int8']:.3f} |\n\n"
+        f"On {result['text_tokens']} tokens of the documentation. Of {agreement['answers']} greedy "
+        f"answers of up to {result['settings']['max_tokens']} tokens, "
+        f"{agreement['same_answers']:.0%} are the same; "
+        f"{agreement['same_tokens_before_a_difference']:.0%} of the tokens come before the first "
+        "that differs ([quantization.json](../benchmarks/results/quantization.json))\n"
+    )

@@ -1,0 +1,195 @@
+"""The floor of the peers' workload on this machine, and the share of it that recorded runs reach.
+
+    python benchmarks/limit.py [--quantization int8] [--stages 2]
+
+The floor is what the stages cannot do without, each with a core of its own and perfectly balanced:
+
+matrix products   operations of every projection, at the best rate measured for its shape over many
+                  numbers of rows; of the vocabulary, only for tokens that are sampled
+keys and values   bytes that decoding reads from the cache, at the measured rate of reading memory
+prefill pairs     operations of attention inside the prompts, at the best rate of any shape
+
+Norms, rotations, activations, sampling, the weights of small batches and bubbles are free in it.
+Writes benchmarks/results/limit.json (limit_int8.json) and prints a table.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one core is one stage
+
+import torch
+from torch import nn
+
+from result_record import RESULTS, write_result
+from tdpipe.execution.models.model_source import load_config, resolve_model
+from tdpipe.execution.models.projection import Projection
+from workload_lognormal import WorkItem, make_workload
+
+MODEL = "smollm2-135m-instruct"
+ROWS = (16, 32, 64, 96, 128, 256, 512, 1024)
+READ_BYTES = 1 << 29
+SECONDS_EACH = 0.4
+
+
+def best_s(function: Callable[[], object], seconds: float) -> float:
+    """The least time of a call, repeated for about that long."""
+    function()
+    times, started_s = [], time.perf_counter()
+    while time.perf_counter() < started_s + seconds:
+        before_s = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - before_s)
+    return min(times)
+
+
+def shapes_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of each projection; all but "vocabulary" are in every layer."""
+    config = load_config(folder)
+    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return {
+        "qkv": (hidden, heads + 2 * kv),
+        "out": (heads, hidden),
+        "gate_up": (hidden, 2 * inner),
+        "down": (inner, hidden),
+        "vocabulary": (hidden, config.vocab_size),
+    }
+
+
+def product_rates(
+    shapes: dict[str, tuple[int, int]], int8: bool, rows: tuple[int, ...], seconds: float
+) -> dict[str, dict[int, float]]:
+    """Operations a second of each shape and number of rows, on one core."""
+    rates: dict[str, dict[int, float]] = {}
+    for name, (inputs, outputs) in shapes.items():
+        projection = Projection(inputs, outputs)
+        projection.weight = nn.Parameter(torch.randn(outputs, inputs) / inputs, False)
+        if int8:
+            projection.quantize()
+        else:
+            projection.pack()
+        for count in rows:
+            x = torch.randn(count, inputs)
+            took_s = best_s(lambda x=x, projection=projection: projection(x), seconds)
+            rates.setdefault(name, {})[count] = 2.0 * count * inputs * outputs / took_s
+    return rates
+
+
+def read_rate(num_bytes: int, seconds: float) -> float:
+    """Bytes a second that one core reads from memory."""
+    values = torch.ones(num_bytes // 4)
+    return num_bytes / best_s(lambda: values.sum(), seconds)
+
+
+def floor(
+    workload: list[WorkItem], folder: Path, rates: dict[str, dict[int, float]], bytes_s: float
+) -> dict[str, float]:
+    """Seconds of one core for each part of the workload."""
+    config = load_config(folder)
+    num_tokens = sum(len(item.prompt) + item.output_tokens - 1 for item in workload)
+    sampled = sum(item.output_tokens for item in workload)
+    # Output token k of a request reads the prompt and the k before it, itself included.
+    cached = sum(
+        (item.output_tokens - 1) * len(item.prompt)
+        + (item.output_tokens - 1) * item.output_tokens // 2
+        for item in workload
+    )
+    pairs = sum(len(item.prompt) * (len(item.prompt) + 1) // 2 for item in workload)
+    products_s = 0.0
+    for name, (inputs, outputs) in shapes_of(folder).items():
+        in_layers = num_tokens * config.num_layers
+        count = sampled if name == "vocabulary" else in_layers
+        products_s += 2.0 * count * inputs * outputs / max(rates[name].values())
+    cached_bytes = 2 * config.num_kv_heads * config.head_dim * 4 * config.num_layers
+    fastest = max(max(of_shape.values()) for of_shape in rates.values())
+    pair_operations = 4.0 * config.num_heads * config.head_dim * config.num_layers
+    return {
+        "matrix products": products_s,
+        "keys and values": cached * cached_bytes / bytes_s,
+        "prefill pairs": pairs * pair_operations / fastest,
+    }
+
+
+def recorded_runs(requests: int) -> dict[str, float]:
+    """Median seconds of each contender of results/peers.json, if it ran this workload."""
+    path = RESULTS / "peers.json"
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text())
+    if record["settings"]["requests"] != requests or record["settings"]["scale"] != 1.0:
+        return {}
+    return {
+        name: statistics.median(round_["seconds"] for round_ in entry["rounds"])
+        for name, entry in record["runs"].items()
+    }
+
+
+def main() -> None:
+    """Measure, compute, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--stages", type=int, default=2)
+    parser.add_argument("--quantization", choices=("int8",))
+    parser.add_argument("--smoke", action="store_true", help="few rows, short measurements")
+    parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    seconds = 0.01 if options.smoke else SECONDS_EACH
+    int8 = options.quantization == "int8"
+    folder = resolve_model(MODEL).folder
+    workload = make_workload(options.requests, seed=0)
+    with torch.inference_mode():
+        rows = ROWS[:2] if options.smoke else ROWS
+        rates = product_rates(shapes_of(folder), int8, rows, seconds)
+        bytes_s = read_rate(READ_BYTES >> (6 if options.smoke else 0), seconds)
+    parts = floor(workload, folder, rates, bytes_s)
+    seconds_at_least = sum(parts.values()) / options.stages
+    output_tokens = sum(item.output_tokens for item in workload)
+    runs = recorded_runs(options.requests)
+    ours = {name: took for name, took in runs.items() if name.endswith("-int8") == int8}
+    figures: dict[str, Any] = {
+        "rates": rates,
+        "read_bytes_per_s": bytes_s,
+        "core_s": parts,
+        "floor_s": seconds_at_least,
+        "floor_products_s": parts["matrix products"] / options.stages,
+        "floor_output_tokens_per_s": output_tokens / seconds_at_least,
+        "share_of_floor": {name: seconds_at_least / took for name, took in ours.items()},
+        "share_of_products": {
+            name: parts["matrix products"] / options.stages / took for name, took in ours.items()
+        },
+    }
+    settings = {
+        "requests": options.requests, "stages": options.stages,
+        "quantization": options.quantization, "smoke": options.smoke,
+    }  # fmt: skip
+    write_result("limit_int8" if int8 else "limit", settings, figures, options.folder)
+    show(figures)
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Rates, floor and shares."""
+    for name, of_shape in figures["rates"].items():
+        cells = ", ".join(f"{count}: {rate / 1e9:.0f}" for count, rate in of_shape.items())
+        print(f"{name:12} 10^9 operations/s by rows: {cells}")
+    print(f"memory is read at {figures['read_bytes_per_s'] / 1e9:.1f} GB/s")
+    for name, core_s in figures["core_s"].items():
+        print(f"{name:16} {core_s:7.1f} s of one core")
+    print(
+        f"floor {figures['floor_s']:.1f} s, {figures['floor_output_tokens_per_s']:.0f} output "
+        "tokens/s"
+    )
+    for name, share in figures["share_of_floor"].items():
+        print(f"{name}: {share:.1%} of the floor")
+
+
+if __name__ == "__main__":
+    main()
