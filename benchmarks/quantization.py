@@ -62,7 +62,8 @@ def perplexity(source: ModelSource, pieces: list[list[int]], quantization: str |
 def answers(quantization: str | None, requests: int, max_tokens: int) -> list[list[int]]:
     """Greedy tokens for the demo's chats."""
     lines = DEMO.read_text().splitlines()[:requests]
-    chats = [json.loads(line)["body"]["messages"] for line in lines]
+    bodies = [json.loads(line)["body"] for line in lines]
+    chats = [body["messages"] for body in bodies if "messages" in body]
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
     with LLM(MODEL, pipeline_parallel_size=2, quantization=quantization) as llm:
         return [list(output.outputs[0].token_ids) for output in llm.chat(chats, params)]

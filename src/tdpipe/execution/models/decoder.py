@@ -172,37 +172,37 @@ class StageModel(nn.Module):
             for offset, layer in enumerate(self.layers):
                 assert isinstance(layer, DecoderLayer)
                 weights.fill(layer, self.first_layer + offset)
+                self._settle(layer)
+                weights.close_files()
             vocab = (self.config.vocab_size, self.config.hidden_size)
             tied = self.config.tie_word_embeddings
             if self.is_first:
                 self.embedding = weights.tensor("model.embed_tokens.weight", vocab)
+                self.weight_bytes += self.embedding.numel() * self.embedding.element_size()
             if self.projection is not None and self.norm is not None:
                 name = "model.embed_tokens.weight" if tied else "lm_head.weight"
                 shared = self.embedding if tied else None
                 matrix = weights.tensor(name, vocab) if shared is None else shared
                 self.projection.weight = _frozen(matrix)
+                self._settle(self.projection, is_shared=shared is not None)
                 size = (self.config.hidden_size,)
                 self.norm.weight = _frozen(weights.tensor("model.norm.weight", size))
+                self._settle(self.norm)
         self.requires_grad_(False)
-        self._pack()
 
-    def _pack(self) -> None:
-        held: list[Tensor] = [*self.parameters()]
-        held += [] if self.embedding is None else [self.embedding]
-        unique = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in held}
-        self.weight_bytes = sum(unique.values())
-        for module in self.modules():
-            if isinstance(module, Projection):
-                self._pack_one(module)
+    def _settle(self, part: nn.Module, is_shared: bool = False) -> None:
+        """Bring a part's weights into the form that it computes with, and count their bytes.
 
-    def _pack_one(self, projection: Projection) -> None:
-        if self._quantization is None:
-            projection.pack()
-            return
-        weight = projection.weight
-        shared = self.embedding is not None and weight.data_ptr() == self.embedding.data_ptr()
-        self.weight_bytes -= 0 if shared else weight.numel() * weight.element_size()
-        self.weight_bytes += projection.quantize()
+        Part by part, so that no more than one is held in two forms at a time.
+        """
+        for module in part.modules():
+            held = [] if is_shared else list(module.parameters(recurse=False))
+            if isinstance(module, Projection) and self._quantization is not None:
+                held = [one for one in held if one is not module.weight]
+                self.weight_bytes += module.quantize()
+            elif isinstance(module, Projection):
+                module.pack()
+            self.weight_bytes += sum(one.numel() * one.element_size() for one in held)
 
     def forward(
         self,

@@ -53,6 +53,11 @@ class StageWeights:
     ) -> None:
         self._stack.close()
 
+    def close_files(self) -> None:
+        """Give back the pages read so far; what is read next opens its file again."""
+        self._open.clear()
+        self._stack.close()
+
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """One tensor, of the stage's dtype, on its device.
 
