@@ -10,6 +10,7 @@ from tdpipe import LLM, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=NUM_TOKENS, ignore_eos=True)
 SCHEDULERS = ("td-pipe", "pp-separate", "pp-hybrid", "adaptive")
+SCARCE_SAMPLE = ("td-pipe", "pp-hybrid")
 SAMPLE = {1: ("td-pipe",), 2: SCHEDULERS, 3: ("adaptive",)}
 # 60 blocks of 16 tokens: about six of the requests fit at once.
 SCARCE_BLOCKS = 60
@@ -34,7 +35,7 @@ def test_all_schedulers_on_each_number_of_stages(num_stages, prompts, reference,
             assert summary.output_tokens == len(prompts) * NUM_TOKENS
 
 
-def test_with_preemption(prompts, reference):
+def test_with_preemption(prompts, reference, pytestconfig):
     """A KV cache for a few requests and forecasts that are far too low."""
     with LLM(
         MODEL,
@@ -44,7 +45,8 @@ def test_with_preemption(prompts, reference):
         kv_cache_memory=SCARCE_BLOCKS * block_bytes(16),
         length_predictor="constant:8",
     ) as llm:
-        for scheduler in SCHEDULERS:
+        takes_all = pytestconfig.getoption("all_prompts")
+        for scheduler in SCHEDULERS if takes_all else SCARCE_SAMPLE:
             llm.use_scheduler(scheduler)
             wrong, ties = differences(llm.generate(prompts, GREEDY), reference)
             preemptions = llm.summary().num_preemptions
