@@ -32,6 +32,8 @@ RESERVE = 0.4
 # The forecast is made anew after that many rounds, or once 1 in 50 residents has ended.
 ROUNDS_PER_FORECAST = 8
 ENDED_SHARE = 0.02
+# Share of the run that may go on in batches too small for their weights, were all to start at once.
+MOST_TAIL = 0.3
 # Share of its tokens that a request may generate after all others, on average.
 OVERHANG_SHARE = 0.05
 
@@ -135,7 +137,11 @@ class Adaptive:
         )
 
     def _all_fit(self, state: EngineState) -> bool:
-        """Whether all that waits could be prefilled now and stay resident to its end."""
+        """Whether all that waits could be prefilled now and stay resident to its end.
+
+        And whether it should: the few longest of very unlike lengths, all started at once, run on
+        without others to fill their batches.
+        """
         block_size, capacity = state.limits.block_size, state.limits.num_blocks
         used = (state.num_waiting_tokens + (block_size // 2) * len(state.waiting)) / block_size
         if len(state.waiting) > free_places(state) or used > state.pool.num_free:
@@ -144,6 +150,8 @@ class Adaptive:
         remaining = [self.survival.remaining(request) for request in requests]
         timeline = KVTimeline(block_size, self.survival.remaining)
         timeline.rebuild(requests, remaining, max(remaining, default=1))
+        if self.sizing.tail_share(remaining, state.num_waiting_tokens) > MOST_TAIL:
+            return False
         return max(timeline.blocks) <= fill_share(len(requests)) * capacity
 
     # ---- decode

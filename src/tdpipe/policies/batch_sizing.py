@@ -23,10 +23,13 @@ prefill     where all that waits fits the cache to its end, and is enough to dec
             beside, nothing is gained by prompts that come later: one delays the others by its
             prefill and no more, while the last to start may prove to be the longest. Beside its
             decodes a batch then takes a fixed share of the prompts still waiting; several a stage,
-            ever smaller ones, so that the stages fill up.
+            ever smaller ones, so that the stages fill up. Not so where forecasts say that a few
+            run on alone for long (tail_share): then the others are what fills their batches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import NamedTuple
 
 from tdpipe.cost.cost_model import CostModel
@@ -117,6 +120,18 @@ class BatchSizing:
     def rounds_left(self, outlook: Outlook, size: BatchSize) -> float:
         """Rounds of P batches of that size that the tokens left will take."""
         return outlook.tokens_left / (self.num_stages * size.tokens)
+
+    def tail_share(self, remaining: Sequence[int], prompt_tokens: int) -> float:
+        """Share of the run lost at its end if all start now, with that many tokens to come each.
+
+        With m = P x free requests alive, all batches are full. The m longest run on in batches ever
+        less full, for longest - mean(m longest) full rounds' worth of time; the whole run is worth
+        (prompt tokens + tokens to come) / m.
+        """
+        number = self.num_stages * self.free
+        longest = nlargest(number, remaining)
+        lost = longest[0] - sum(longest) / number if longest else 0.0
+        return lost * number / max(1, prompt_tokens + sum(remaining))
 
     def _chain_limit(self, outlook: Outlook) -> int:
         """The largest size with the least run time."""

@@ -142,13 +142,29 @@ def test_each_limit_of_the_batch_size():
     assert sizing.size(scarce) == (sizing.ample, "efficient")
 
 
+def test_tail_share():
+    sizing = BatchSizing(place(find_model("llama-2-13b"), find_device("L20"), 4).cost())
+    number = 4 * sizing.free  # alive, to fill all batches
+    assert sizing.tail_share([], 0) == 0
+    # Equal lengths end together. One that is 50 longer runs on for 50 rounds, almost all empty.
+    assert sizing.tail_share([100] * number, 0) == pytest.approx(0)
+    lost = 50 * (1 - 1 / number)
+    rounds = (100 * number + 50) / number
+    assert sizing.tail_share([100] * (number - 1) + [150], 0) == pytest.approx(lost / rounds)
+    # Half as many leave half of each batch empty; prompts make the whole run longer.
+    assert sizing.tail_share([100] * (number // 2), 0) == pytest.approx(1.0, rel=0.02)
+    assert sizing.tail_share([100] * (number // 2), 50 * number) == pytest.approx(0.5, rel=0.02)
+
+
 def test_all_fit_while_the_lives_forecast_leave_room_for_one_another():
     def all_fit(num_blocks, *lengths):
         state = make_state(
             make_limits(num_stages=2, num_blocks=num_blocks, max_num_seqs=8),
             waiting=[make_request(i, 16, 1000, n) for i, n in enumerate(lengths)],
         )
-        return Adaptive(make_cost(2))._all_fit(state)
+        scheduler = Adaptive(make_cost(2))
+        scheduler.sizing.free = 1  # the few requests here are enough to fill batches
+        return scheduler._all_fit(state)
 
     # At the end of 304 tokens each of the 8 holds 20 blocks.
     assert all_fit(260, *[304] * 8) and not all_fit(140, *[304] * 8)
