@@ -3,7 +3,7 @@
     python benchmarks/breakdown.py [--requests 200] [--scheduler td-pipe] [--settings KEY=VALUE ...]
 
 Writes benchmarks/results/breakdown.json and prints a table. The parts are those of
-src/tdpipe/execution/stage_clock.py, whose clocks cost under 1 % of the time.
+src/tdpipe/execution/stage_clock.py; what its clocks cost is in them.
 """
 
 import argparse

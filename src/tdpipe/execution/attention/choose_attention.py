@@ -11,7 +11,7 @@ from tdpipe.execution.attention.torch_attention import TorchAttention
 def choose_attention(dtype: torch.dtype, device: torch.device) -> AttentionBackend:
     """Triton on CUDA where it is installed, the compiled kernel for float32 on CPU, else torch."""
     if dtype == torch.float32 and device.type == "cpu":
-        # Imported here: numba takes a second to import, which other devices need not spend.
+        # Imported here: the kernels are loaded where they are used.
         from tdpipe.execution.attention.numba_attention import NumbaAttention
 
         return NumbaAttention()
