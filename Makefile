@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/tdpipe run-batch -i examples/prompts.jsonl -o build/demo/answers.jsonl \
 		--model smollm2-135m-instruct --pipeline-parallel-size 2 --scheduler td-pipe \
-		--timeline build/demo/timeline.json --show 6
+		--timeline build/demo/timeline.json --show 6 --overwrite
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

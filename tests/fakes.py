@@ -76,11 +76,14 @@ class FakeExecutor:
         self.clock_s += 1.0
         plan = self.queue.popleft()
         samples = tuple(
-            Sample(piece.request_id, next_token(piece.request_id, piece.context_tokens))
+            Sample(piece.request_id, self.token(piece.request_id, piece.context_tokens))
             for piece in plan.slices
             if piece.samples
         )
         return [BatchResult(plan.batch_id, samples)]
+
+    def token(self, request_id: int, position: int) -> int:
+        return next_token(request_id, position)
 
     def close(self) -> None:
         self.queue.clear()

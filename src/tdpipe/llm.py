@@ -8,13 +8,16 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tdpipe.config.engine_config import EngineConfig
+from tdpipe.control.control_plane import check_request
 from tdpipe.core.errors import ConfigError, RequestRejected, StageFailed
 from tdpipe.core.limits import Limits
 from tdpipe.core.sampling_params import SamplingParams
 from tdpipe.execution.models.model_source import resolve_model
+from tdpipe.frontend.job_intake import prompt_token_ids
 from tdpipe.frontend.job_run import JobRun, RunParts
 from tdpipe.frontend.pipeline_setup import resolve_setup
 from tdpipe.frontend.predictor_setup import resolve_predictor
+from tdpipe.lengths.model_identity import model_digest
 from tdpipe.outputs import Job, JobResult, Progress, RequestOutput, StreamUpdate
 from tdpipe.policies.scheduler_registry import make_scheduler
 from tdpipe.reporting.run_summary import RunSummary
@@ -122,6 +125,36 @@ class LLM:
         """Run jobs, read lazily on a thread; yields each job's output or error as it ends."""
         run = self._begin(jobs, on_progress)
         yield from self._guarded(run, run.results())
+
+    def finish_early(self, grace_s: float = 0.0) -> bool:
+        """Let the present run finish what decodes, for grace_s at most; from a signal handler too.
+
+        The run's results end then, without those of the jobs that were left. False when there is
+        no run that decodes.
+        """
+        return self._open_run is not None and self._open_run.finish_early(grace_s)
+
+    def check(self, job: Job) -> None:
+        """Whether a job could run; waits for the stages, runs nothing.
+
+        Raises:
+            RequestRejected: it cannot.
+        """
+        limits = self.wait_until_ready()
+        vocab_size = self._source.config.vocab_size
+        prompt = prompt_token_ids(job, lambda: self.tokenizer, vocab_size)
+        check_request(len(prompt), job.params, limits)
+
+    def result_settings(self) -> dict[str, object]:
+        """What results depend on beside the jobs; the same on any scheduler and partition."""
+        return {
+            "model": self._source.name,
+            "model_digest": model_digest(self._source.folder),
+            "dtype": self._setup.dtype,
+            "quantization": self.config.quantization,
+            "max_model_len": self.config.max_model_len,
+            "seed": self.config.seed,
+        }
 
     def summary(self) -> RunSummary:
         """Figures of the latest run."""

@@ -51,7 +51,10 @@ class RequestOutput:
 class Job:
     """One request as a caller names it: a prompt (text or token ids) or a chat.
 
-    `length_hint` is how many tokens another run, or another model, generated for it.
+    `length_hint` is how many tokens another run, or another model, generated for it. `place` is the
+    number from which, with the engine's seed, a job without a seed of its own gets one; None is its
+    place among the jobs of the run. A job with an `error` is not run and comes
+    back with it.
     """
 
     key: object
@@ -59,6 +62,8 @@ class Job:
     messages: list[dict[str, object]] | None
     params: SamplingParams
     length_hint: int | None = None
+    place: int | None = None
+    error: TdpipeError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,10 +41,15 @@ def completion_body(
     return _body(response_id, "text_completion", model, created, choices, outputs)
 
 
-def error_object(error: TdpipeError) -> Body:
-    """code, message and, where one field is at fault, param."""
-    param = error.field if isinstance(error, FieldError) else None
-    return {"code": "invalid_request_error", "message": str(error), "param": param}
+def error_object(error: TdpipeError, line: int) -> Body:
+    """code, message, the input line's number and, where one field is at fault, param."""
+    at_fault = isinstance(error, FieldError)
+    return {
+        "code": "invalid_request_error" if at_fault else "server_error",
+        "message": str(error),
+        "param": error.field if isinstance(error, FieldError) else None,
+        "line": line,
+    }
 
 
 def _body(

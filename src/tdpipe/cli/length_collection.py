@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tdpipe.batch.batch_file import BadLine, BatchLine, read_lines
+from tdpipe.batch.batch_file import BadLine, BatchLine
+from tdpipe.batch.batch_input import BatchInput
 from tdpipe.batch.batch_paths import open_input, open_output
 from tdpipe.cli.engine_options import engine_settings
 from tdpipe.core.errors import ConfigError, RequestRejected, TdpipeError
@@ -25,8 +26,8 @@ def collect(arguments: argparse.Namespace) -> int:
     from tdpipe.execution.models.model_source import resolve_model
     from tdpipe.lengths.model_identity import model_digest
 
-    with open_input(arguments.input) as raw_lines:
-        lines, left_out = _usable(read_lines(raw_lines))
+    with open_input(arguments.input) as file:
+        lines, left_out = _usable(BatchInput(file).lines())
     if not lines:
         raise ConfigError("input", arguments.input, "no request in it can be used")
     source = resolve_model(arguments.model)
@@ -67,8 +68,8 @@ def predict(arguments: argparse.Namespace) -> int:
     predictor = load_predictor(path, model_digest(source.folder), tokenizer.decode)
     limit = source.config.max_position_embeddings
     num_bad = 0
-    with open_input(arguments.input) as raw_lines:
-        for line in read_lines(raw_lines):
+    with open_input(arguments.input) as file:
+        for line in BatchInput(file).lines():
             try:
                 prompt = _prompt(line, tokenizer, limit)
             except TdpipeError as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tdpipe
 from tdpipe.cli import doctor, generate, lengths, plan, profile, run_batch, simulate
-from tdpipe.core.errors import StageFailed, TdpipeError
+from tdpipe.core.errors import StageFailed, TdpipeError, TooManyErrors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = str(error) if arguments.verbose else str(error).splitlines()[0]
         print(f"error: {shown}", file=sys.stderr)
         return 3
+    except TooManyErrors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 4
     except TdpipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -95,6 +95,13 @@ class ControlPlane:
         self._finish(request, FinishReason.ABORT)
         return OutputEvent(request_id, None, FinishReason.ABORT)
 
+    def withdraw_waiting(self) -> None:
+        """Forget the requests that wait, without an event: those that hold blocks go on alone."""
+        for request_id in list(self.state.waiting):
+            request = self._leave_queue(request_id)
+            request.finish_reason = FinishReason.ABORT
+            self.forecasts.ended(request)
+
     @property
     def is_idle(self) -> bool:
         return not self.state.waiting and not self.state.resident

@@ -14,7 +14,7 @@ def drive(
     arrivals: Arrivals,
     trace: RunTrace | None = None,
 ) -> Iterator[list[OutputEvent]]:
-    """Run until all requests are done; yields the events of each round of results.
+    """Run until all requests are done; yields the events of each round of results, none while idle.
 
     Results are applied and the next batches submitted before events are yielded, so that the
     stages work while the caller turns tokens into text.
@@ -24,7 +24,7 @@ def drive(
         now_s = executor.now_s()
         control.add(arrivals.take(now_s), now_s)
         submit_all(control, executor, trace)
-        if events:
+        if events or control.is_idle:
             yield events
             events = []
         next_s = arrivals.next_s(executor.now_s())

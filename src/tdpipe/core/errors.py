@@ -18,7 +18,10 @@ class FieldError(TdpipeError, ValueError):
         self.fix = fix
 
     def __str__(self) -> str:
-        shown = repr(self.value)
+        try:
+            shown = repr(self.value)
+        except ValueError:  # a number of more digits than Python prints
+            shown = f"({type(self.value).__name__})"
         if len(shown) > 120:
             shown = shown[:117] + "..."
         return f"{self.field}={shown}: {self.fix}"
@@ -48,3 +51,28 @@ class StageFailed(TdpipeError, RuntimeError):
     def __str__(self) -> str:
         text = f"stage {self.stage} failed: {self.cause}"
         return f"{text}\n{self.detail}" if self.detail else text
+
+
+class InputRejected(TdpipeError):
+    """A batch was to be run only if all its lines are good, and some are not."""
+
+    def __init__(self, num_bad: int, num_lines: int) -> None:
+        super().__init__(num_bad, num_lines)
+        self.num_bad = num_bad
+        self.num_lines = num_lines
+
+    def __str__(self) -> str:
+        return f"{self.num_bad} of {self.num_lines} lines are bad: nothing was run"
+
+
+class TooManyErrors(TdpipeError):
+    """More requests of a batch have failed than the user allows; `last` is the last one's error."""
+
+    def __init__(self, num_failed: int, allowed: int, last: str) -> None:
+        super().__init__(num_failed, allowed, last)
+        self.num_failed = num_failed
+        self.allowed = allowed
+        self.last = last
+
+    def __str__(self) -> str:
+        return f"{self.num_failed} lines failed, more than the {self.allowed} allowed: {self.last}"

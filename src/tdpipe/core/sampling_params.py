@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from tdpipe.core.errors import RequestRejected
 
 MAX_LOGPROBS = 20
+# Whole numbers travel to the stages in 64 bits.
+INT64 = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class SamplingParams:
 
 def _require_int(field: str, value: object, low: int | None, high: int | None, fix: str) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole:
+    if not whole or not -INT64 <= value < INT64:  # type: ignore[operator]
         raise RequestRejected(field, value, fix)
     assert isinstance(value, int)
     if (low is not None and value < low) or (high is not None and value > high):

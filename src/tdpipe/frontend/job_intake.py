@@ -11,11 +11,20 @@ from tdpipe.control.arrivals import QueuedArrivals
 from tdpipe.control.control_plane import NewRequest, check_request
 from tdpipe.core.errors import RequestRejected, TdpipeError
 from tdpipe.core.limits import Limits
-from tdpipe.core.sampling_params import SamplingParams
 from tdpipe.frontend.intake_forecasts import IntakeForecasts
 from tdpipe.outputs import Job
 from tdpipe.prediction.length_predictor import LengthForecast
 from tdpipe.text.tokenizer import Tokenizer
+
+# Jobs, and tokens of their prompts, that are read and not finished, at most. Schedulers choose
+# among so many; what comes after is read when it can soon run, so that memory does not grow with
+# the input.
+MAX_OPEN_JOBS = 16_384
+MAX_OPEN_TOKENS = 8_000_000
+# A full window is filled again when this share of it is left, not job by job.
+REFILL_SHARE = 0.9
+# Seeds travel as signed integers of 64 bits.
+SEED_MASK = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +56,10 @@ class _ReadJob:
 
 
 class JobIntake:
-    """Reads jobs lazily, tokenises and checks them, and feeds them to `arrivals`.
+    """Reads jobs as they are needed, tokenises and checks them, and feeds them to `arrivals`.
 
     Tokenising and forecasting lengths begin at once; requests are handed over from `open` on, when
-    the limits are known.
+    the limits are known. `ended` tells of each job that is over and makes room for another.
     """
 
     def __init__(
@@ -61,6 +70,7 @@ class JobIntake:
         eos_token_ids: tuple[int, ...],
         seed: int,
         forecasts: IntakeForecasts | None = None,
+        max_open_jobs: int = MAX_OPEN_JOBS,
     ) -> None:
         self.arrivals = QueuedArrivals()
         self.accepted: dict[int, AcceptedJob] = {}  # by request id
@@ -79,6 +89,9 @@ class JobIntake:
         self._pending: deque[_ReadJob] = deque()
         self._foreseen: deque[LengthForecast | None] = deque()  # of the first pending ones
         self._ids = itertools.count()
+        self._max_open_jobs = max_open_jobs
+        self._open_jobs = self._open_tokens = 0
+        self._room = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="job-intake", daemon=True)
         self._thread.start()
 
@@ -87,10 +100,24 @@ class JobIntake:
         self._limits = limits
         self._opened.set()
 
+    def ended(self, job: AcceptedJob | RejectedJob) -> None:
+        """A job is over: it no longer counts as open."""
+        num_tokens = len(job.prompt_token_ids) if isinstance(job, AcceptedJob) else 0
+        with self._room:
+            self._open_jobs -= 1
+            self._open_tokens -= num_tokens
+            self._room.notify()
+
+    def stop(self) -> None:
+        """Read no more jobs; those that were read and not handed over are dropped."""
+        with self._room:
+            self._cancelled = True
+            self._room.notify()
+        self._opened.set()
+
     def cancel(self) -> None:
         """Stop reading jobs and wait for the thread to end."""
-        self._cancelled = True
-        self._opened.set()
+        self.stop()
         self._thread.join()
 
     def _run(self) -> None:
@@ -104,6 +131,8 @@ class JobIntake:
                     self._hand_over()
                 elif len(self._pending) >= len(self._foreseen) + self._forecasts.chunk:
                     self._foresee()
+                if self._is_full():
+                    self._wait_for_room()
             self._foresee()
             self._opened.wait()
             self._hand_over()
@@ -112,11 +141,27 @@ class JobIntake:
         finally:
             self.arrivals.end()
 
+    def _is_full(self, share: float = 1.0) -> bool:
+        jobs, tokens = share * self._max_open_jobs, share * MAX_OPEN_TOKENS
+        return self._open_jobs >= jobs or self._open_tokens >= tokens
+
+    def _wait_for_room(self) -> None:
+        self._foresee()
+        self._opened.wait()
+        self._hand_over()
+        with self._room:
+            self._room.wait_for(lambda: self._cancelled or not self._is_full(REFILL_SHARE))
+
     def _tokenize(self, index: int, job: Job) -> None:
+        prompt: tuple[int, ...] = ()
         try:
-            self._pending.append(_ReadJob(index, job, self._prompt_token_ids(job)))
+            prompt = prompt_token_ids(job, self._tokenizer, self._vocab_size)
+            self._pending.append(_ReadJob(index, job, prompt))
         except TdpipeError as error:
             self.rejected.append(RejectedJob(index, job, error))
+        with self._room:
+            self._open_jobs += 1
+            self._open_tokens += len(prompt)
 
     def _foresee(self) -> None:
         """Forecast the pending jobs that are not forecast yet, together."""
@@ -131,6 +176,8 @@ class JobIntake:
             try:
                 most = check_request(len(read.prompt_token_ids), read.job.params, self._limits)
             except TdpipeError as error:
+                with self._room:
+                    self._open_tokens -= len(read.prompt_token_ids)
                 self.rejected.append(RejectedJob(read.index, read.job, error))
                 continue
             self._accept(read, forecast.at_most(most) if forecast is not None else None)
@@ -142,26 +189,47 @@ class JobIntake:
         for request_id in ids:  # before any is put: its events may come at once
             self.accepted[request_id] = accepted
         for number, request_id in enumerate(ids):
-            params, seed = replace(job.params, n=1), self._seed_of(request_id, number, job.params)
+            params, seed = replace(job.params, n=1), self._seed_of(read, number)
             self.arrivals.put(NewRequest(request_id, prompt, params, seed, self._eos, forecast))
 
-    def _seed_of(self, request_id: int, number: int, params: SamplingParams) -> int:
-        own = params.seed
-        return self._seed * 1_000_003 + request_id if own is None else own + number
+    def _seed_of(self, read: _ReadJob, number: int) -> int:
+        """Of a completion: its own, or one that follows from where the job stands in the input."""
+        seed = read.job.params.seed
+        if seed is None:
+            place = read.index if read.job.place is None else read.job.place
+            seed = (self._seed * 1_000_003 + place) * 65_537
+        return (seed + number) & SEED_MASK
 
-    def _prompt_token_ids(self, job: Job) -> tuple[int, ...]:
-        if job.messages is not None:
-            return tuple(self._tokenizer().encode_chat(job.messages))
-        if isinstance(job.prompt, str):
-            if not job.prompt:
-                raise RequestRejected("prompt", "", "give at least one character")
-            return tuple(self._tokenizer().encode(job.prompt))
-        if not isinstance(job.prompt, (list, tuple)):
-            fix = "give a string or a list of token ids"
-            raise RequestRejected("prompt", job.prompt, fix)
-        for token_id in job.prompt:
-            whole = isinstance(token_id, int) and not isinstance(token_id, bool)
-            if not whole or not 0 <= token_id < self._vocab_size:
-                fix = f"use token ids from 0 to {self._vocab_size - 1}"
-                raise RequestRejected("prompt", token_id, fix)
-        return tuple(job.prompt)
+
+def prompt_token_ids(
+    job: Job, tokenizer: Callable[[], Tokenizer], vocab_size: int
+) -> tuple[int, ...]:
+    """A job's prompt as the model reads it.
+
+    Raises:
+        RequestRejected: it is empty, of a wrong type, cannot be tokenised, or the job names token
+            ids that the model does not have.
+        TdpipeError: the job's own error, if it has one.
+    """
+    if job.error is not None:
+        raise job.error
+    for token_id in job.params.stop_token_ids:
+        _check_token_id("stop_token_ids", token_id, vocab_size)
+    if job.messages is not None:
+        return tuple(tokenizer().encode_chat(job.messages))
+    if isinstance(job.prompt, str):
+        if not job.prompt:
+            raise RequestRejected("prompt", "", "give at least one character")
+        return tuple(tokenizer().encode(job.prompt))
+    if not isinstance(job.prompt, (list, tuple)):
+        fix = "give a string or a list of token ids"
+        raise RequestRejected("prompt", job.prompt, fix)
+    for token_id in job.prompt:
+        _check_token_id("prompt", token_id, vocab_size)
+    return tuple(job.prompt)
+
+
+def _check_token_id(field: str, token_id: object, vocab_size: int) -> None:
+    whole = isinstance(token_id, int) and not isinstance(token_id, bool)
+    if not whole or not 0 <= token_id < vocab_size:  # type: ignore[operator]
+        raise RequestRejected(field, token_id, f"use token ids from 0 to {vocab_size - 1}")

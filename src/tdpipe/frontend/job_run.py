@@ -62,6 +62,7 @@ class JobRun:
         self._num_failed = 0
         self._wall_s = 0.0
         self._reported_s = 0.0
+        self._end_by_s: float | None = None
         self._control: ControlPlane | None = None
         self._collector: OutputCollector | None = None
         self._intake = JobIntake(
@@ -108,6 +109,18 @@ class JobRun:
         for result in self._rejected():
             assert result.error is not None
             raise result.error
+
+    def finish_early(self, grace_s: float) -> bool:
+        """Finish what decodes, for grace_s at most, and leave the rest; from any thread.
+
+        Returns whether the run can: not before it has begun. `results` ends early then, or raises
+        KeyboardInterrupt when the time is up.
+        """
+        if self._control is None:
+            return False
+        self._end_by_s = self._parts.executor.now_s() + grace_s
+        self._intake.stop()
+        return True
 
     def settle(self) -> None:
         """End the run: no more jobs are read, batches still in flight are waited for."""
@@ -172,6 +185,10 @@ class JobRun:
         for events in drive(self._control, parts.executor, self._intake.arrivals, self.trace):
             self._wall_s = parts.executor.now_s() - started_s
             yield events
+            if self._end_by_s is not None:
+                self._control.withdraw_waiting()
+                if parts.executor.now_s() > self._end_by_s:
+                    raise KeyboardInterrupt
         self._control.check()
 
     def _collect(self, event: OutputEvent) -> JobResult | None:
@@ -180,12 +197,14 @@ class JobRun:
         if done is None:
             return None
         accepted, output = done
+        self._intake.ended(accepted)
         return JobResult(accepted.job.key, output, None)
 
     def _rejected(self) -> Iterator[JobResult]:
         while self._intake.rejected:
             rejected = self._intake.rejected.popleft()
             self._num_failed += 1
+            self._intake.ended(rejected)
             yield JobResult(rejected.job.key, None, rejected.error)
 
     def _report_progress(self) -> None:

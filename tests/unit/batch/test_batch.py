@@ -6,8 +6,11 @@ import json
 import pytest
 
 from tdpipe.batch.batch_file import BadLine, BatchLine, read_lines
+from tdpipe.batch.batch_input import BatchInput
 from tdpipe.batch.batch_job import BatchJob
 from tdpipe.batch.batch_paths import open_input, open_output
+from tdpipe.batch.finished_lines import FinishedLines
+from tdpipe.batch.journal import Journal
 from tdpipe.batch.openai_request import CHAT, COMPLETIONS, parse_body
 from tdpipe.core.errors import ConfigError, RequestRejected
 from tdpipe.outputs import CompletionOutput, JobResult, RequestOutput, TokenLogprob
@@ -29,6 +32,9 @@ class FakeEngine:
 
     def submit_iter(self, jobs, on_progress=None):
         for job in reversed(list(jobs)):
+            if job.error is not None:
+                yield JobResult(job.key, None, job.error)
+                continue
             if job.prompt == "refuse me":
                 yield JobResult(job.key, None, RequestRejected("prompt", "x", "too long"))
                 continue
@@ -41,13 +47,20 @@ class FakeEngine:
             yield JobResult(job.key, RequestOutput(0, [1, 2, 3], outputs), None)
 
 
-def run(*lines):
-    """Results by custom_id, the warnings, and the outcome."""
+def run_all(*lines, **settings):
+    """Result lines in order, the warnings, and the outcome."""
     warnings = []
-    output = io.StringIO()
-    job = BatchJob("some-model", warnings.append)
-    outcome = job.run(FakeEngine(), lines, output)
-    records = [json.loads(text) for text in output.getvalue().splitlines()]
+    output = io.BytesIO()
+    batch = BatchInput(io.BytesIO(b"".join(lines)))
+    journal = Journal(output, FinishedLines(batch.index.last_line))
+    job = BatchJob("some-model", warnings.append, **settings)
+    outcome = job.run(FakeEngine(), batch, journal)
+    return [json.loads(text) for text in output.getvalue().splitlines()], warnings, outcome
+
+
+def run(*lines):
+    """The same with the results by custom_id."""
+    records, warnings, outcome = run_all(*lines)
     return {record["custom_id"]: record for record in records}, warnings, outcome
 
 
@@ -114,14 +127,12 @@ BAD_LINES = [
 
 @pytest.mark.parametrize(("bad", "custom_id", "message"), BAD_LINES)
 def test_a_bad_line_fails_alone(bad, custom_id, message):
-    output = io.StringIO()
-    job = BatchJob("m", lambda text: None)
-    outcome = job.run(FakeEngine(), [line("good"), bad, line("also good")], output)
-    records = [json.loads(text) for text in output.getvalue().splitlines()]
+    records, _, outcome = run_all(line("good"), bad, line("also good"))
     assert (outcome.num_succeeded, outcome.num_failed) == (2, 1)
     [failed] = [record for record in records if record["error"]]
     assert failed["response"] is None and failed["custom_id"] == custom_id
     assert message in failed["error"]["message"]
+    assert failed["error"]["line"] == 2
     assert failed["error"]["param"] == failed["error"]["message"].split("=")[0]
 
 
@@ -160,12 +171,12 @@ def test_reading_is_lazy():
         yield line("a")
         raise AssertionError("read ahead")
 
-    reader = read_lines(lines())
+    reader = read_lines(lines(), first_use=lambda custom_id: 1)
     assert isinstance(next(reader), BatchLine)
 
 
 def test_line_numbers_count_blank_lines():
-    [_, bad] = read_lines([line("a"), b"  \n", b"{\n"])
+    [_, bad] = BatchInput(io.BytesIO(line("a") + b"  \n" + b"{\n")).lines()
     assert isinstance(bad, BadLine) and bad.number == 3
 
 
