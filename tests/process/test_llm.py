@@ -250,6 +250,35 @@ def test_stages_end_with_the_engine(how):
     assert not any(map(psutil.pid_exists, pids))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_batch_goes_on_later(number, tmp_path):
+    """Once: what decodes is finished and written, exit 130; the next run does the rest."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    short = {"prompt": "The capital of France is", "max_tokens": 12, "temperature": 0,
+             "ignore_eos": True}  # fmt: skip
+    lines = [{"custom_id": str(i), "url": "/v1/completions", "body": short} for i in range(30)]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    # Room for six at once.
+    command = [sys.executable, "-m", "tdpipe.cli.main", "run-batch", "-i", str(source), "-o",
+               str(target), "-p", "2", "--kv-cache-memory", "5MiB"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline_s = time.monotonic() + 60
+    while not (target.exists() and target.stat().st_size) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    process.send_signal(number)
+    shown = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "lines are left" in shown, shown
+    results = [json.loads(line) for line in target.read_text().splitlines()]
+    assert 0 < len(results) < 30
+    assert {r["response"]["body"]["usage"]["completion_tokens"] for r in results} == {12}
+    if number == signal.SIGTERM:
+        return  # one of the two is enough for the rest
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    results = [json.loads(line) for line in target.read_text().splitlines()]
+    assert sorted(int(r["custom_id"]) for r in results) == list(range(30))
+    assert len({r["response"]["body"]["choices"][0]["text"] for r in results}) == 1
+
+
 def test_run_batch_on_real_stages(tmp_path, capsys):
     lines = [
         {"custom_id": "a", "method": "POST", "url": "/v1/completions",
@@ -272,5 +301,9 @@ def test_run_batch_on_real_stages(tmp_path, capsys):
     assert sorted(str(r["custom_id"]) for r in results if r["error"]) == ["None", "a"]
     shown = capsys.readouterr().out
     assert "throughput" in shown and "2 lines failed" in shown and str(target) in shown
+    assert main(arguments) == 1  # the same command again has nothing left to do
+    shown = capsys.readouterr().out
+    assert "4 lines are from earlier runs" in shown and "throughput" not in shown
+    assert len(target.read_text().splitlines()) == 4
     stages = {e["tid"] for e in json.loads(timeline.read_text())["traceEvents"] if e["ph"] == "X"}
     assert stages == {0, 1}
