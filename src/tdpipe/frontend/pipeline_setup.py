@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tdpipe.config.engine_config import EngineConfig
 from tdpipe.config.profile_file import ProfileKey
 from tdpipe.core.errors import ConfigError
@@ -10,6 +12,7 @@ from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
 from tdpipe.cost.cost_model import CostModel
 from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_CORE_INT8, CPU_LINK, DEVICES
+from tdpipe.cost.memory_check import Memory, check_memory, stage_weight_bytes
 from tdpipe.cost.memory_plan import block_bytes, fitting_model_len, num_kv_blocks
 from tdpipe.cost.partition import balanced_partition, checked_partition
 from tdpipe.cost.roofline_cost import RooflineCost
@@ -92,6 +95,23 @@ class PipelineSetup:
             max_num_batched_tokens=config.max_num_batched_tokens,
         )
 
+    def check_memory(self) -> None:
+        """Refuse weights and a KV memory that do not fit what is free, before start.
+
+        Raises:
+            CapacityError: with what is needed and what to change.
+        """
+        value_bytes = VALUE_BYTES[self.dtype]
+        layer_bytes = 1 if self.config.quantization else value_bytes
+        weights = stage_weight_bytes(self.shape, self.layers, layer_bytes, value_bytes)
+        stages = tuple(range(len(self.layers)))
+        if self.device == "cpu":
+            memories = [Memory("this machine", psutil.virtual_memory().available, stages)]
+        else:
+            usable = [round(bytes_ * self.config.gpu_memory_utilization) for bytes_ in card_bytes()]
+            memories = [Memory(f"cuda:{stage}", usable[stage], (stage,)) for stage in stages]
+        check_memory(weights, self.config.kv_bytes() or 0, memories, self.dtype)
+
     def check_kv_memory(self) -> None:
         """Refuse a KV memory that the user gave and that cannot hold one request, before start.
 
@@ -138,6 +158,7 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
     cost = load_cached_profile(key) or RooflineCost(shape, layers, rates, link, value_bytes)
     setup = PipelineSetup(config, shape, device, dtype, layers, cost, model_limit)
     setup.check_kv_memory()
+    setup.check_memory()
     return setup
 
 
@@ -163,3 +184,11 @@ def _device(wanted: str, num_stages: int) -> str:
         fix = f"there are {num_cards} CUDA devices for {num_stages} stages; use fewer, or cpu"
         raise ConfigError("device", wanted, fix)
     return "cpu"
+
+
+def card_bytes() -> list[int]:
+    """Memory of each CUDA device, in all."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return [int(torch.cuda.get_device_properties(index).total_memory) for index in range(count)]
