@@ -20,9 +20,10 @@ from tdpipe.frontend.predictor_setup import resolve_predictor
 from tdpipe.lengths.model_identity import model_digest
 from tdpipe.outputs import Job, JobResult, Progress, RequestOutput, StreamUpdate
 from tdpipe.policies.scheduler_registry import make_scheduler
+from tdpipe.reporting.run_record import RunRecord
 from tdpipe.reporting.run_summary import RunSummary
+from tdpipe.reporting.timeline_file import write_timeline
 from tdpipe.text.tokenizer import Tokenizer
-from tdpipe.tracing.chrome_trace import write_chrome_trace
 from tdpipe.tracing.run_trace import RunTrace
 
 Result = TypeVar("Result")
@@ -166,6 +167,11 @@ class LLM:
         assert self._last_run is not None and self._last_run.trace is not None, "no run yet"
         return self._last_run.trace
 
+    def record(self) -> RunRecord | None:
+        """Trace and figures of the run that is on, or of the latest; None where none computed."""
+        run = self._open_run or self._last_run
+        return run.record() if run is not None else None
+
     def use_scheduler(self, name: str) -> None:
         """Use another scheduler from the next run on; the stages stay as they are.
 
@@ -250,8 +256,9 @@ class LLM:
             run.stop_reading()
         else:
             run.settle()
-        if self._timeline is not None and run.trace is not None:
-            write_chrome_trace(run.trace, self._timeline)
+        record = run.record() if self._timeline is not None else None
+        if self._timeline is not None and record is not None:
+            write_timeline(record, self._timeline)
 
     def _collect(self, jobs: list[Job]) -> list[RequestOutput]:
         # Closed here and now when a job is refused: the run must not linger until collection.

@@ -17,6 +17,8 @@ from tdpipe.core.errors import CapacityError, ConfigError
 from tdpipe.cost.hardware_catalogue import find_device
 from tdpipe.cost.placement import place
 from tdpipe.policies.scheduler_registry import TENSOR_PARALLEL
+from tdpipe.reporting.run_record import RunRecord
+from tdpipe.reporting.run_summary import RunBound, RunTotals, summarize
 from tdpipe.simulation.layouts import check_num_devices, layout_name
 from tdpipe.simulation.lower_bound import LowerBound
 from tdpipe.simulation.scenario import (
@@ -239,12 +241,11 @@ def _written(arguments: argparse.Namespace, results: list[Result]) -> list[Path]
     """Write the timelines and figures that were asked for."""
     paths = []
     if arguments.timeline:
-        from tdpipe.tracing.chrome_trace import write_chrome_trace
+        from tdpipe.reporting.timeline_file import write_timeline
 
         for result in results:
             path = _timeline_path(arguments.timeline, result.scheduler, len(results))
-            assert result.run.trace is not None
-            write_chrome_trace(result.run.trace, path)
+            write_timeline(_record(result), path)
             paths.append(path)
     if arguments.plots:
         from tdpipe.cli.plots import PlottedRun, write_plots
@@ -252,6 +253,25 @@ def _written(arguments: argparse.Namespace, results: list[Result]) -> list[Path]
         plotted = [PlottedRun(_plot_name(r), r.run, r.bound) for r in results]
         paths += write_plots(plotted, Path(arguments.plots))
     return paths
+
+
+def _record(result: Result) -> RunRecord:
+    """The run as reports see it; its stage times are always those of the catalogue."""
+    run, limits = result.run, result.scenario.limits()
+    assert run.trace is not None
+    totals = RunTotals(
+        scheduler=result.scheduler,
+        partition=result.scenario.placement.layers,
+        num_requests=len(result.scenario.workload.requests),
+        num_failed=0,
+        prompt_tokens=run.prompt_tokens,
+        output_tokens=run.output_tokens,
+        num_preemptions=run.num_preemptions,
+        peak_kv_blocks=round(run.peak_kv_share * limits.num_blocks),
+        wall_s=run.makespan_s,
+        bound=RunBound(result.bound.seconds, result.bound.name, is_estimated=True),
+    )
+    return RunRecord(run.trace, summarize(run.trace, totals))
 
 
 def _timeline_path(given: str, scheduler: str, num_results: int) -> Path:

@@ -252,6 +252,7 @@ class ControlPlane:
     def _preempt(self, request: Request) -> None:
         assert request.num_in_flight == 0, request
         self._release(request)
+        self.state.num_lost_tokens += request.num_scheduled
         request.num_scheduled = 0
         request.prefill_target = 0
         request.num_preemptions += 1

@@ -17,6 +17,7 @@ from tdpipe.prediction.length_predictor import (
     LengthPredictor,
     Prompt,
 )
+from tdpipe.tracing.forecast_log import ForecastLog
 
 # Ends until the first lesson; each later one comes when so many times more have ended.
 FIRST_LESSON = 8
@@ -24,9 +25,16 @@ LESSON_GROWTH = 1.25
 
 
 class LengthForecasts:
-    """The forecasts of one run's requests."""
+    """The forecasts of one run's requests.
+
+    `expected_tokens` are the output tokens that the unfinished requests are expected to have in
+    all, `ended_tokens` those that the finished ones had; `log` holds forecast against truth.
+    """
 
     def __init__(self, predictor: LengthPredictor) -> None:
+        self.expected_tokens = 0
+        self.ended_tokens = 0
+        self.log = ForecastLog()
         self._predictor = predictor
         self._learner = predictor if isinstance(predictor, LearningPredictor) else None
         self._open: set[int] = set()  # unfinished requests whose length the predictor was asked for
@@ -49,16 +57,23 @@ class LengthForecasts:
                 self._open.add(request.request_id)
         for request, forecast in zip(unknown, self._asked(unknown), strict=True):
             _set(request, forecast)
+        self.expected_tokens += sum(request.predicted_tokens for request in requests)
 
     def update(self, request: Request, num_tokens: int) -> None:
         """Take the last stage's forecast, made when it had read the prompt, if it is needed."""
         if request.request_id in self._given:
             return
+        self.expected_tokens -= _expected(request)
         request.predicted_tokens = max(1, min(num_tokens, request.max_tokens))
         request.length_quantiles = ()
+        self.expected_tokens += _expected(request)
 
     def ended(self, request: Request) -> None:
         """Learn from a request that has just finished."""
+        self.expected_tokens -= _expected(request)
+        self.ended_tokens += len(request.output_token_ids)
+        if request.finish_reason is not FinishReason.ABORT:
+            self.log.add(request.predicted_tokens, len(request.output_token_ids))
         self._given.discard(request.request_id)
         if self._learner is None or request.request_id not in self._open:
             return
@@ -80,12 +95,17 @@ class LengthForecasts:
         self._stopped, self._cut = [], []
         waiting = [one for one in state.waiting.values() if one.request_id in self._open]
         for request, forecast in zip(waiting, self._asked(waiting), strict=True):
-            request.revised_tokens = forecast.mean_tokens
+            self._revise(request, forecast.mean_tokens)
             request.length_quantiles = forecast.quantiles
         for request in running:
             if not request.predicted_remaining:
                 generated = len(request.output_token_ids)
-                request.revised_tokens = self._learner.outlived(generated, request.max_tokens)
+                self._revise(request, self._learner.outlived(generated, request.max_tokens))
+
+    def _revise(self, request: Request, num_tokens: int) -> None:
+        self.expected_tokens -= _expected(request)
+        request.revised_tokens = num_tokens
+        self.expected_tokens += _expected(request)
 
     def _asked(self, requests: Sequence[Request]) -> list[LengthForecast]:
         prompts = [Prompt(r.request_id, r.prompt_token_ids, r.max_tokens) for r in requests]
@@ -95,3 +115,7 @@ class LengthForecasts:
 def _set(request: Request, forecast: LengthForecast) -> None:
     request.predicted_tokens = max(1, min(forecast.mean_tokens, request.max_tokens))
     request.length_quantiles = forecast.quantiles
+
+
+def _expected(request: Request) -> int:
+    return request.revised_tokens or request.predicted_tokens

@@ -13,9 +13,11 @@ from tdpipe.execution.pipeline_executor import PipelineExecutor
 from tdpipe.frontend.intake_forecasts import IntakeForecasts
 from tdpipe.frontend.job_intake import JobIntake
 from tdpipe.frontend.output_collector import OutputCollector
+from tdpipe.frontend.progress_meter import JobCounts, ProgressMeter
 from tdpipe.outputs import Job, JobResult, Progress, StreamUpdate
 from tdpipe.policies.policy import Policy
 from tdpipe.prediction.length_predictor import LengthPredictor
+from tdpipe.reporting.run_record import RunRecord
 from tdpipe.reporting.run_summary import RunBound, RunSummary, RunTotals, summarize
 from tdpipe.simulation.lower_bound import lower_bound
 from tdpipe.text.detokenizer import IncrementalDetokenizer
@@ -59,6 +61,7 @@ class JobRun:
         self.trace: RunTrace | None = None
         self._parts = parts
         self._on_progress = on_progress
+        self._meter = ProgressMeter(parts.cost) if on_progress is not None else None
         self._num_failed = 0
         self._wall_s = 0.0
         self._reported_s = 0.0
@@ -151,6 +154,13 @@ class JobRun:
         )
         return summarize(self.trace, totals)
 
+    def record(self) -> RunRecord | None:
+        """What a report is made of; None where no batch was run yet."""
+        if self.trace is None or not self.trace.batches:
+            return None
+        self._keep_spans()
+        return RunRecord(self.trace, self.summary())
+
     # ---- details
 
     def _bound(self) -> RunBound | None:
@@ -179,6 +189,7 @@ class JobRun:
             self._intake.accepted, parts.tokenizer(), checker, parts.source.end_token_ids
         )
         self.trace = RunTrace(limits.num_stages, limits.num_blocks, settings=dict(parts.settings))
+        self.trace.forecasts = self._control.forecasts.log
         parts.executor.begin_run()
         self._intake.open(limits)
         started_s = parts.executor.now_s()
@@ -208,19 +219,22 @@ class JobRun:
             yield JobResult(rejected.job.key, None, rejected.error)
 
     def _report_progress(self) -> None:
-        if self._on_progress is None or self._wall_s - self._reported_s < PROGRESS_INTERVAL_S:
+        due_s = self._reported_s + PROGRESS_INTERVAL_S
+        if self._on_progress is None or self._meter is None or self._wall_s < due_s:
             return
         self._reported_s = self._wall_s
-        assert self._collector is not None and self.trace is not None and self._control is not None
-        pool = self._control.state.pool
-        self._on_progress(
-            Progress(
-                num_finished=self._collector.num_finished + self._num_failed,
-                num_requests=self._intake.num_jobs,
-                num_prompt_tokens=self._collector.num_prompt_tokens,
-                num_output_tokens=self._collector.num_output_tokens,
-                phase=str(self.trace.batches[-1].phase) if self.trace.batches else "",
-                kv_used_share=pool.num_used / pool.num_blocks,
-                elapsed_s=self._wall_s,
-            )
+        assert self.trace is not None and self._control is not None
+        spans, jobs = self._parts.executor.spans, self._job_counts()
+        self._on_progress(self._meter.moment(self._control, self.trace, spans, jobs, self._wall_s))
+
+    def _job_counts(self) -> JobCounts:
+        assert self._collector is not None
+        return JobCounts(
+            num_finished=self._collector.num_finished + self._num_failed,
+            num_failed=self._num_failed,
+            num_requests=self._intake.num_jobs,
+            num_prompt_tokens=self._collector.num_prompt_tokens,
+            num_output_tokens=self._collector.num_output_tokens,
+            entered_prompt_tokens=self._collector.num_entered_tokens,
+            ended=tuple(self._collector.ended.items()),
         )

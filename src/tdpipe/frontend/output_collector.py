@@ -1,5 +1,6 @@
 """Collects the engine's events into finished outputs, one per job."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from tdpipe.control.control_plane import OutputEvent
@@ -22,7 +23,8 @@ class OutputCollector:
     """Keeps the tokens of unfinished jobs; text is made once, when a completion ends.
 
     `lengths` are the (prompt tokens, output tokens) of the engine's finished requests, n for a job
-    of n completions.
+    of n completions; `ended` counts them by finish reason, `num_entered_tokens` the prompt tokens
+    of requests whose first token is there.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class OutputCollector:
         self.num_output_tokens = 0
         self.num_prompt_tokens = 0
         self.num_finished = 0
+        self.num_entered_tokens = 0
+        self.ended: Counter[str] = Counter()
         self.lengths: list[tuple[int, int]] = []
         self._accepted = accepted
         self._tokenizer = tokenizer
@@ -48,10 +52,13 @@ class OutputCollector:
         job = self._open.setdefault(accepted.first_request_id, _OpenJob(accepted))
         samples = job.samples.setdefault(event.request_id, [])
         if event.sample is not None:
+            if not samples:
+                self.num_entered_tokens += len(accepted.prompt_token_ids)
             samples.append(event.sample)
             self.num_output_tokens += 1
         if event.finish_reason is None:
             return None
+        self.ended[str(event.finish_reason)] += 1
         if samples and event.finish_reason is not FinishReason.ABORT:
             self.lengths.append((len(accepted.prompt_token_ids), len(samples)))
         number = event.request_id - accepted.first_request_id

@@ -91,6 +91,7 @@ def simulate(
     control.check()
     if trace is not None:
         trace.spans.extend(pipeline.spans)
+        trace.forecasts = control.forecasts.log
     end_s = pipeline.now_s()
     return SimulatedRun(
         makespan_s=end_s,

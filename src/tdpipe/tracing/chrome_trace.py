@@ -4,9 +4,6 @@ Times are microseconds from the first submission. Each batch is a complete event
 queue lengths are counters ("C"), switches of phase are instants ("i") with their reason.
 """
 
-import json
-from pathlib import Path
-
 from tdpipe.tracing.run_trace import BatchRecord, RunTrace, StageSpan
 
 Event = dict[str, object]
@@ -22,13 +19,7 @@ def chrome_trace(trace: RunTrace) -> dict[str, object]:
         events.append(_span_event(span, records[span.batch_id], origin_s))
     for record in trace.batches:
         events.extend(_engine_events(record, trace, origin_s))
-    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": trace.settings}
-
-
-def write_chrome_trace(trace: RunTrace, path: Path) -> None:
-    """Write the trace as JSON to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(chrome_trace(trace)))
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": dict(trace.settings)}
 
 
 def _row_name(row: int, name: str) -> Event:

@@ -12,7 +12,7 @@ from tdpipe.tracing.run_trace import BatchRecord, RunTrace, StageSpan
 
 def record(batch_id, phase, resident=2, reason=""):
     prefill = 10 if phase is Phase.PREFILL else 0
-    return BatchRecord(batch_id, phase, prefill, 1, 1, 0.5 * batch_id, 3, 0, resident, reason)
+    return BatchRecord(batch_id, phase, prefill, 1, 1, 0.5 * batch_id, 3, 0, resident, reason, 1)
 
 
 @pytest.fixture

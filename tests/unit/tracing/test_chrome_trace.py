@@ -1,17 +1,15 @@
 """The Chrome trace of a record written by hand."""
 
-import json
-
 from tdpipe.core.batch_plan import Phase
-from tdpipe.tracing.chrome_trace import chrome_trace, write_chrome_trace
+from tdpipe.tracing.chrome_trace import chrome_trace
 from tdpipe.tracing.run_trace import BatchRecord, RunTrace, StageSpan
 
 
 def make_trace():
     """Two batches on two stages; the second one switches the phase."""
     batches = [
-        BatchRecord(0, Phase.PREFILL, 10, 1, 0, 5.0, 3, 4, 2, ""),
-        BatchRecord(1, Phase.DECODE, 0, 0, 2, 5.5, 3, 4, 2, "KV forecast is full"),
+        BatchRecord(0, Phase.PREFILL, 10, 1, 0, 5.0, 3, 4, 2, "", 1),
+        BatchRecord(1, Phase.DECODE, 0, 0, 2, 5.5, 3, 4, 2, "KV forecast is full", 2),
     ]
     spans = [
         StageSpan(stage, i, 5.0 + i + stage, 5.5 + i + stage) for i in (0, 1) for stage in (0, 1)
@@ -33,10 +31,3 @@ def test_switches_and_counters():
     assert (switch["name"], switch["ts"]) == ("KV forecast is full", 5e5)
     blocks = [event["args"] for event in events if event.get("name") == "KV blocks"]
     assert blocks == [{"KV blocks": 3}, {"KV blocks": 3}]
-
-
-def test_written_as_json(tmp_path):
-    write_chrome_trace(make_trace(), tmp_path / "sub" / "t.json")
-    written = json.loads((tmp_path / "sub" / "t.json").read_text())
-    assert written["otherData"] == {"scheduler": "td-pipe"}
-    assert written["displayTimeUnit"] == "ms"
