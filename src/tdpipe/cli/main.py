@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import tdpipe
-from tdpipe.cli import doctor, generate, lengths, plan, profile, run_batch, simulate
+from tdpipe.cli import doctor, generate, lengths, plan, profile, report, run_batch, simulate
 from tdpipe.core.errors import StageFailed, TdpipeError, TooManyErrors
 
 
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"tdpipe {tdpipe.__version__}")
     parser.add_argument("--verbose", action="store_true", help="show a failed stage's traceback")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (run_batch, generate, simulate, plan, profile, lengths, doctor):
+    for command in (run_batch, generate, simulate, plan, profile, lengths, report, doctor):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tdpipe.cli.engine_options import add_engine_options, engine_settings
+from tdpipe.cli.report_options import RunReports, add_report_options
 from tdpipe.core.errors import InputRejected
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _add_output_options(parser)
     add_engine_options(parser)
+    add_report_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -95,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         batch = BatchInput(stack.enter_context(open_input(arguments.input)))
         view = stack.enter_context(ProgressView())
+        reports = stack.enter_context(RunReports(arguments, view))
         llm = stack.enter_context(LLM(arguments.model, **engine_settings(arguments)))
         interruption = Interruption(llm.finish_early, arguments.grace, view.say)
         stack.enter_context(interruption)
@@ -102,22 +105,25 @@ def run(arguments: argparse.Namespace) -> int:
         output, overwrite = arguments.output, arguments.overwrite
         journal = stack.enter_context(open_journal(output, index, settings, overwrite))
         layers = ",".join(map(str, llm.partition))
-        view.say(f"{arguments.model}: {len(llm.partition)} stages of {layers} layers")
+        reports.begin(llm)
+        reports.say(f"{arguments.model}: {len(llm.partition)} stages of {layers} layers")
         if len(journal.finished):
-            view.say(f"{len(journal.finished)} of {index.num_lines} lines are finished already")
+            reports.say(f"{len(journal.finished)} of {index.num_lines} lines are finished already")
         if arguments.strict:
             _refuse_bad_lines(batch, llm, view)
         job = BatchJob(
             arguments.model,
-            lambda text: view.say(f"warning: {text}"),
+            lambda text: reports.say(f"warning: {text}"),
             keep_answer,
             hints,
             arguments.max_errors,
         )
-        outcome = job.run(llm, batch, journal, view.show)
+        outcome = job.run(llm, batch, journal, reports.show)
+        if outcome.num_left:
+            reports.cut_short(f"interrupted, {outcome.num_left} lines are left")
         summary = str(llm.summary()) if outcome.num_earlier < index.num_lines else ""
     _put_in_order(arguments, batch, outcome)
-    _say_results(arguments, answers, summary, outcome)
+    _say_results(arguments, answers, summary, outcome, reports.written)
     if interruption.happened:
         return 130
     return 1 if outcome.num_failed else 0
@@ -151,6 +157,7 @@ def _say_results(
     answers: list[tuple[str, str]],
     summary: str,
     outcome: "BatchOutcome",
+    written: list[str],
 ) -> None:
     human = sys.stderr if arguments.output == "-" else sys.stdout
     for custom_id, text in answers:
@@ -162,6 +169,8 @@ def _say_results(
         print(f"             {outcome.num_earlier} lines are from earlier runs", file=human)
     if arguments.timeline and summary:
         print(f"timeline     {arguments.timeline} (open in Perfetto)", file=human)
+    for line in written:
+        print(line, file=human)
     if outcome.num_failed:
         print(f"{outcome.num_failed} lines failed: see their error in the results", file=human)
     if outcome.num_left:

@@ -6,12 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdpipe.cli.simulation_options import (
-    add_simulation_options,
-    check_can_write,
-    find_shape,
-    make_folder,
-)
+from tdpipe.cli.output_files import check_can_write, make_folder
+from tdpipe.cli.simulation_options import add_simulation_options, find_shape
 from tdpipe.cli.text_table import seconds_text, text_table
 from tdpipe.core.errors import CapacityError, ConfigError
 from tdpipe.cost.hardware_catalogue import find_device

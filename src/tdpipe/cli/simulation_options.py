@@ -58,28 +58,3 @@ def find_shape(name: str) -> ModelShape:
     if not isinstance(config, dict):
         raise ConfigError("model", name, "it must hold a JSON object, as a config.json does")
     return ModelConfig.from_hf(config).shape()
-
-
-def check_can_write(field: str, path: str) -> None:
-    """Refuse an output file before the work is done for it.
-
-    Raises:
-        ConfigError: it is a folder, or its folder cannot be made or written to.
-    """
-    place = Path(path)
-    if place.is_dir():
-        raise ConfigError(field, path, "it is a folder; name a file")
-    make_folder(field, place.parent)
-
-
-def make_folder(field: str, folder: Path) -> None:
-    """Make an output folder, and those above it, if it is not there.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fix = f"the folder cannot be made ({error.strerror}); name another"
-        raise ConfigError(field, str(folder), fix) from None
