@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tdpipe.batch.batch_paths import check_output, open_input
     from tdpipe.batch.journal import open_journal
     from tdpipe.batch.length_hints import read_length_hints
+    from tdpipe.batch.line_progress import in_lines
     from tdpipe.cli.interruption import Interruption
     from tdpipe.cli.progress_view import ProgressView
     from tdpipe.llm import LLM
@@ -118,7 +119,9 @@ def run(arguments: argparse.Namespace) -> int:
             hints,
             arguments.max_errors,
         )
-        outcome = job.run(llm, batch, journal, reports.show)
+        outcome = job.run(
+            llm, batch, journal, lambda moment: reports.show(in_lines(moment, job.outcome))
+        )
         if outcome.num_left:
             reports.cut_short(f"interrupted, {outcome.num_left} lines are left")
         summary = str(llm.summary()) if outcome.num_earlier < index.num_lines else ""
