@@ -85,7 +85,7 @@ def test_batches_outside_the_grid(cost, pipeline, probe):
 def test_the_pipeline_is_left_clean(cost, pipeline):
     _, limits, executor = pipeline
     StageBench(executor, limits).end()
-    assert executor.spans == [] and executor.has_room()
+    assert not executor.spans and executor.has_room()
 
 
 def test_a_small_cache_leaves_probes_out(pipeline):

@@ -33,7 +33,8 @@ from tdpipe.execution.wire import (
     decode_from_stage,
     encode,
 )
-from tdpipe.tracing.run_trace import StageSpan
+from tdpipe.tracing.trace_columns import SpanColumns
+from tdpipe.tracing.trace_records import StageSpan
 
 # How often a wait looks whether the stage processes are alive.
 LIVENESS_S = 0.5
@@ -67,7 +68,7 @@ class PipelineExecutor:
     def __init__(self, spec: PipelineSpec) -> None:
         self.num_stages = len(spec.layers)
         self.depth = self.num_stages + 1
-        self.spans: list[StageSpan] = []
+        self.spans = SpanColumns()
         self._in_flight: deque[int] = deque()
         self._reports_due = 0  # every stage reports every batch, the last stage perhaps first
         self._results: deque[BatchResult] = deque()
@@ -102,7 +103,7 @@ class PipelineExecutor:
     def begin_run(self) -> None:
         """Start a new run: sequences are forgotten, spans collected afresh."""
         assert not self._reports_due, self._reports_due
-        self.spans = []
+        self.spans = SpanColumns()
         self._broadcast(Reset())
 
     @property

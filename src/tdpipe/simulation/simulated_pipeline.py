@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from tdpipe.core.batch_plan import BatchPlan, BatchResult, Sample
 from tdpipe.cost.cost_model import CostModel, plan_load
-from tdpipe.tracing.run_trace import StageSpan
+from tdpipe.tracing.trace_columns import SpanColumns
+from tdpipe.tracing.trace_records import StageSpan
 
 PLACEHOLDER_TOKEN = 0
 END_TOKEN = 1
@@ -46,7 +47,7 @@ class SimulatedPipeline:
         self.depth = cost.num_stages + 1
         self.engine_overhead_s = engine_overhead_s
         self.keep_spans = keep_spans
-        self.spans: list[StageSpan] = []
+        self.spans = SpanColumns()
         self.busy_s = [0.0] * cost.num_stages
         self.num_batches = 0
         self.num_sampled = 0

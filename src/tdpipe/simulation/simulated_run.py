@@ -90,7 +90,7 @@ def simulate(
         _note_times(events, pipeline.now_s(), first_s, last_s)
     control.check()
     if trace is not None:
-        trace.spans.extend(pipeline.spans)
+        trace.spans = pipeline.spans
         trace.forecasts = control.forecasts.log
     end_s = pipeline.now_s()
     return SimulatedRun(

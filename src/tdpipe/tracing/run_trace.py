@@ -5,39 +5,13 @@ Real and simulated runs write the same record, each on its own clock (seconds, a
 
 from dataclasses import dataclass, field
 
-from tdpipe.core.batch_plan import BatchPlan, Phase
+from tdpipe.core.batch_plan import BatchPlan
 from tdpipe.core.engine_state import EngineState
 from tdpipe.tracing.forecast_log import ForecastLog
+from tdpipe.tracing.trace_columns import BatchColumns, SpanColumns
+from tdpipe.tracing.trace_records import BatchRecord, StageSpan
 
-
-@dataclass(frozen=True, slots=True)
-class StageSpan:
-    """A stage's work on a batch, from its input being there to its output being handed on."""
-
-    stage: int
-    batch_id: int
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class BatchRecord:
-    """A batch as decided, with the state of the engine at that moment.
-
-    `num_sampled` are the output tokens that it brings.
-    """
-
-    batch_id: int
-    phase: Phase
-    prefill_tokens: int
-    num_prefills: int
-    num_decodes: int
-    submitted_s: float
-    kv_used_blocks: int
-    num_waiting: int
-    num_resident: int
-    reason: str
-    num_sampled: int
+__all__ = ["BatchRecord", "RunTrace", "StageSpan"]
 
 
 @dataclass(slots=True)
@@ -50,8 +24,8 @@ class RunTrace:
 
     num_stages: int
     num_blocks: int
-    batches: list[BatchRecord] = field(default_factory=list)
-    spans: list[StageSpan] = field(default_factory=list)
+    batches: BatchColumns | list[BatchRecord] = field(default_factory=BatchColumns)
+    spans: SpanColumns | list[StageSpan] = field(default_factory=SpanColumns)
     settings: dict[str, object] = field(default_factory=dict)
     forecasts: ForecastLog = field(default_factory=ForecastLog)
     prefilled_tokens: int = 0
