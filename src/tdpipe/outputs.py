@@ -98,7 +98,7 @@ class Progress:
         phase: of the batch submitted last; empty before the first.
         num_waiting, num_running: requests of the engine without and with KV blocks.
         prefilled_tokens: prompt (and, again, output) tokens computed by prefills.
-        recomputed_tokens: tokens that preemptions and restarts threw away.
+        recomputed_tokens: those of them that were computed again after a preemption or restart.
         entered_prompt_tokens: prompts of the requests whose first token is there.
         ended: (finish reason, number of the engine's requests that ended so).
         recent_tokens_per_s: output tokens over the last seconds.

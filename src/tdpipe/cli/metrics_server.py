@@ -33,7 +33,7 @@ COUNTERS = (
     ("vllm:generation_tokens", "Generated tokens.", "num_output_tokens"),
     ("vllm:num_preemptions", "Preemptions.", "num_preemptions"),
     ("tdpipe:prefilled_tokens", "Tokens prefilled, recomputed ones included.", "prefilled_tokens"),
-    ("tdpipe:recomputed_tokens", "Tokens computed and thrown away.", "recomputed_tokens"),
+    ("tdpipe:recomputed_tokens", "Tokens prefilled again.", "recomputed_tokens"),
     ("tdpipe:requests_finished", "Jobs that ended, failed ones included.", "num_finished"),
     ("tdpipe:requests_failed", "Jobs that failed.", "num_failed"),
     ("tdpipe:restarts", "Restarts of the pipeline.", "num_restarts"),

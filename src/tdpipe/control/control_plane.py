@@ -203,6 +203,8 @@ class ControlPlane:
                     request.end_token_ids,
                 )
             )
+        if request.num_preemptions:
+            self.state.num_recomputed_tokens += chunk.num_tokens
         return self._slice(request, chunk.num_tokens)
 
     def _admit(self, request_id: int) -> Request:
@@ -252,7 +254,6 @@ class ControlPlane:
     def _preempt(self, request: Request) -> None:
         assert request.num_in_flight == 0, request
         self._release(request)
-        self.state.num_lost_tokens += request.num_scheduled
         request.num_scheduled = 0
         request.prefill_target = 0
         request.num_preemptions += 1

@@ -20,7 +20,7 @@ class EngineState:
         ready: residents that may decode now, in the order their last tokens came back.
         in_flight: plans on their way, in order of submission.
         num_waiting_tokens: tokens that the waiting requests would prefill.
-        num_lost_tokens: tokens that were computed and thrown away, all preemptions together.
+        num_recomputed_tokens: tokens that were prefilled again after a preemption.
     """
 
     limits: Limits
@@ -33,7 +33,7 @@ class EngineState:
     num_waiting_tokens: int = 0
     num_finished: int = 0
     num_preemptions: int = 0
-    num_lost_tokens: int = 0
+    num_recomputed_tokens: int = 0
 
     @property
     def num_decoding(self) -> int:

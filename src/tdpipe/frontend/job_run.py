@@ -151,6 +151,7 @@ class JobRun:
             peak_kv_blocks=self._control.state.pool.peak_used,
             wall_s=self._wall_s,
             bound=self._bound(),
+            recomputed_tokens=self._control.state.num_recomputed_tokens,
         )
         return summarize(self.trace, totals)
 

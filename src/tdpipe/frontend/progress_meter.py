@@ -97,7 +97,7 @@ class ProgressMeter:
             num_waiting=len(state.waiting),
             num_running=len(state.resident),
             prefilled_tokens=trace.prefilled_tokens,
-            recomputed_tokens=state.num_lost_tokens,
+            recomputed_tokens=state.num_recomputed_tokens,
             entered_prompt_tokens=jobs.entered_prompt_tokens,
             ended=jobs.ended,
             recent_tokens_per_s=self._tokens.take(elapsed_s, jobs.num_output_tokens),

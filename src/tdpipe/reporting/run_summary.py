@@ -98,7 +98,11 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunTotals:
-    """What the front end counts itself."""
+    """What the front end counts itself.
+
+    `recomputed_tokens` is None where nobody counted: then it is what was prefilled beyond the
+    prompts, which holds for a run whose requests have all finished.
+    """
 
     scheduler: str
     partition: tuple[int, ...]
@@ -110,6 +114,7 @@ class RunTotals:
     peak_kv_blocks: int
     wall_s: float
     bound: RunBound | None = None
+    recomputed_tokens: int | None = None
 
 
 def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
@@ -118,7 +123,10 @@ def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
     time_s = dict.fromkeys(Phase, 0.0)
     for interval in intervals:
         time_s[interval.phase] += interval.duration_s
-    prefilled = sum(record.prefill_tokens for record in trace.batches)
+    recomputed = totals.recomputed_tokens
+    if recomputed is None:
+        prefilled = sum(record.prefill_tokens for record in trace.batches)
+        recomputed = max(0, prefilled - totals.prompt_tokens)
     return RunSummary(
         scheduler=totals.scheduler,
         partition=totals.partition,
@@ -133,7 +141,7 @@ def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
         num_batches=len(trace.batches),
         num_switches=max(0, len(intervals) - 1),
         num_preemptions=totals.num_preemptions,
-        recomputed_tokens=max(0, prefilled - totals.prompt_tokens),
+        recomputed_tokens=recomputed,
         peak_kv_share=totals.peak_kv_blocks / trace.num_blocks,
         stage_busy_shares=tuple(busy_shares(trace)),
         bound=totals.bound,

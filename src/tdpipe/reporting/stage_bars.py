@@ -38,7 +38,7 @@ class StageBar:
 
 def whole_run(trace: RunTrace) -> list[StageBar]:
     """Bars of the whole run: the batches themselves where they are few, else cells."""
-    if len(trace.spans) <= MOST_DRAWN * trace.num_stages:
+    if is_drawn_by_batches(trace):
         return _every_span(trace, 0.0, run_clock(trace).length_s)
     bars: list[StageBar] = []
     for stage, phases in enumerate(_cell_work(trace)):
@@ -46,8 +46,18 @@ def whole_run(trace: RunTrace) -> list[StageBar]:
     return bars
 
 
+def is_drawn_by_batches(trace: RunTrace) -> bool:
+    """Whether the run is short enough to show every batch."""
+    return len(trace.spans) <= MOST_DRAWN * trace.num_stages
+
+
 def close_look(trace: RunTrace) -> list[StageBar]:
-    """Some batches around a switch of phase in the middle part of the run, or around its middle."""
+    """Some batches around a switch of phase in the middle part of the run, or around its middle.
+
+    None of a run that `whole_run` shows as closely already.
+    """
+    if is_drawn_by_batches(trace):
+        return []
     count = len(trace.batches)
     reasons = [i for i, record in enumerate(trace.batches) if record.reason and i > 0]
     middle = min(reasons, key=lambda index: abs(index - count // 2), default=count // 2)

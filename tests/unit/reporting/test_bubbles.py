@@ -52,6 +52,8 @@ def test_summary(trace):
     assert summary.num_switches == 1 and summary.recomputed_tokens == 2
     assert summary.peak_kv_share == 0.5 and summary.output_tokens_per_s == 2.0
     assert (summary.prefill_s, summary.decode_s, summary.mixed_s) == (3, 6, 0)
+    # A run cut short has prefilled prompts of requests that did not finish.
+    assert summarize(trace, replace(TOTALS, recomputed_tokens=0)).recomputed_tokens == 0
     text = str(summary)
     assert "16,14 layers" in text and "1 phase switches, 1 preemptions" in text
     assert summary.bound_share is None and "bound" not in text

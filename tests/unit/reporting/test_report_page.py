@@ -50,7 +50,8 @@ def check(page):
 
 def test_everything_is_there():
     page = report_page(make_record())
-    assert len(check(page)) == 8  # bound, four panels, two of the stages, forecasts
+    assert len(check(page)) == 7  # bound, four panels, stages, forecasts
+    assert len(check(report_page(make_record(400)))) == 8  # and a close look
     for words in (
         "tdpipe run, tiny &amp; small, td-pipe",
         "2 stages of 4,4 layers, 40 batches, 3 phase switches",

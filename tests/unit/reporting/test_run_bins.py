@@ -62,7 +62,8 @@ def test_cells_of_a_long_run_add_up_to_its_work():
 
 
 def test_a_close_look_is_at_a_switch():
-    bars = close_look(make_record(200, phase_length=50).trace)
+    bars = close_look(make_record(400, phase_length=100).trace)
     batches = {bar.batch for bar in bars}
-    assert 20 <= len(batches) <= 24 and 100 in batches and 99 in batches
+    assert 20 <= len(batches) <= 24 and 200 in batches and 199 in batches
+    assert close_look(make_record(40).trace) == []  # shown batch by batch anyway
     assert close_look(RunTrace(2, 10)) == []
