@@ -6,6 +6,7 @@ What enters are requests of known length, what leaves are seconds of the run and
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from tdpipe.config.engine_config import EngineConfig
@@ -80,7 +81,7 @@ class ProfiledPipeline:
             executor=recorded,  # type: ignore[arg-type]
             limits=lambda: self.limits,
             scheduler=scheduler,
-            policy=make_scheduler(scheduler, self.cost),
+            new_policy=partial(make_scheduler, scheduler, self.cost),
             cost=self.cost,
             predictor=self.config.predictor(),
             forecasts=IntakeForecasts(),
@@ -88,6 +89,7 @@ class ProfiledPipeline:
             source=self.source,
             partition=self.setup.layers,
             seed=0,
+            max_restarts=0,
             settings={},
         )
         cpu_s = time.process_time()

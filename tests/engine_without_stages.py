@@ -40,6 +40,8 @@ class SeededExecutor(FakeExecutor):
 class EngineWithoutStages:
     """`submit_iter` and `finish_early` of LLM."""
 
+    executor_class: type[SeededExecutor] = SeededExecutor
+
     def __init__(self, limits: Limits | None = None, scheduler: str = "adaptive") -> None:
         self.limits = limits or make_limits(num_blocks=4096, max_model_len=512)
         self.scheduler = scheduler
@@ -48,14 +50,14 @@ class EngineWithoutStages:
         self._tokenizer = Tokenizer(self._source.folder)
 
     def submit_iter(self, jobs, on_progress=None):
-        executor = SeededExecutor(2, self.limits.num_blocks, self.limits.block_size)
+        executor = self.executor_class(2, self.limits.num_blocks, self.limits.block_size)
         cost = make_cost(2)
         self.run = JobRun(jobs, RunParts(
             executor=executor, limits=lambda: self.limits, scheduler=self.scheduler,
-            policy=make_scheduler(self.scheduler, cost), cost=cost,
+            new_policy=lambda: make_scheduler(self.scheduler, cost), cost=cost,
             predictor=MaxTokensPredictor(), forecasts=IntakeForecasts(),
             tokenizer=lambda: self._tokenizer, source=self._source, partition=(15, 15), seed=0,
-            settings={},
+            max_restarts=3, settings={},
         ), on_progress)  # fmt: skip
         try:
             yield from self.run.results()

@@ -87,3 +87,9 @@ class FakeExecutor:
 
     def close(self) -> None:
         self.queue.clear()
+
+    def restart(self) -> None:
+        """New stages, which know nothing; which tokens are whose stays true."""
+        self.queue.clear()
+        self.tables.clear()
+        self.lengths.clear()

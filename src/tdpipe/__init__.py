@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from tdpipe.core.errors import (
         CapacityError,
         ConfigError,
+        RequestFailed,
         RequestRejected,
         StageFailed,
         TdpipeError,
@@ -24,6 +25,7 @@ _HOME = {
     "TdpipeError": "tdpipe.core.errors",
     "ConfigError": "tdpipe.core.errors",
     "RequestRejected": "tdpipe.core.errors",
+    "RequestFailed": "tdpipe.core.errors",
     "CapacityError": "tdpipe.core.errors",
     "StageFailed": "tdpipe.core.errors",
 }
@@ -33,6 +35,7 @@ __all__ = [
     "CapacityError",
     "CompletionOutput",
     "ConfigError",
+    "RequestFailed",
     "RequestOutput",
     "RequestRejected",
     "SamplingParams",

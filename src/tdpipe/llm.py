@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -45,7 +46,9 @@ class LLM:
     Raises:
         ConfigError: a setting cannot be used.
         CapacityError: the KV memory is too small for one request.
-        StageFailed: (from any run) a stage raised or died; the LLM is closed then.
+        StageFailed: (from any run) a stage failed more often than max_restarts; the LLM is closed
+            then.
+        RequestFailed: (from any run) the stages fail at one request whenever it is computed.
     """
 
     def __init__(self, model: str, *, timeline: str | Path | None = None, **settings: Any) -> None:
@@ -76,7 +79,7 @@ class LLM:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the stages."""
+        """Process ids of the present stages: a fault replaces them all."""
         return self._executor.pids
 
     # ---- runs
@@ -225,7 +228,7 @@ class LLM:
             executor=self._executor,
             limits=self.wait_until_ready,
             scheduler=self.config.scheduler,
-            policy=make_scheduler(self.config.scheduler, self._setup.cost),
+            new_policy=partial(make_scheduler, self.config.scheduler, self._setup.cost),
             cost=self._setup.cost,
             predictor=self.config.predictor(),
             forecasts=self._predictor.forecasts,
@@ -233,6 +236,7 @@ class LLM:
             source=self._source,
             partition=self.partition,
             seed=self.config.seed,
+            max_restarts=self.config.max_restarts,
             settings={**self.config.recorded(), "trained_predictor": self._predictor.kind},
         )
         self._open_run = JobRun(jobs, parts, on_progress)

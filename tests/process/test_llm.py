@@ -197,15 +197,15 @@ def test_int8_answers_are_the_same_in_any_batch():
         assert "Paris" in text_of(llm.generate(prompts[0], GREEDY)[0])
 
 
-def test_a_killed_stage_is_reported_and_nothing_is_left():
+def test_a_killed_stage_ends_a_run_without_restarts_and_nothing_is_left():
     before = {process.pid for process in stage_processes()}
-    llm = LLM(MODEL, pipeline_parallel_size=2, kv_cache_memory="64MiB")
+    llm = LLM(MODEL, pipeline_parallel_size=2, kv_cache_memory="64MiB", max_restarts=0)
     llm.wait_until_ready()
     endless = SamplingParams(temperature=0.0, max_tokens=1000, ignore_eos=True)
     iterator = llm.generate_iter(["a", "b"], [GREEDY, endless])
     next(iterator)
     os.kill(llm.pids[0], signal.SIGKILL)
-    with pytest.raises(StageFailed, match=r"stage [01] failed"):
+    with pytest.raises(StageFailed, match=r"stage 0 failed: its process was killed"):
         list(iterator)
     assert {process.pid for process in stage_processes()} == before
     with pytest.raises(StageFailed, match="closed"):

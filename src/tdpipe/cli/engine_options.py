@@ -43,6 +43,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--max-num-batched-tokens", type=int, help="prompt tokens in a batch (default 2048)"
     )
     group.add_argument("--threads-per-stage", type=int, help="CPU cores a stage (default 1)")
+    group.add_argument(
+        "--max-restarts", type=int, help="times a run survives failed stages (default 3)"
+    )
     group.add_argument("--engine-seed", type=int, help="seed of requests without one (default 0)")
     group.add_argument("--timeline", help="write a Chrome/Perfetto trace here", metavar="FILE")
 

@@ -22,7 +22,8 @@ exit status:
   0  every line succeeded
   1  the run ended, some lines became error lines
   2  the run could not start: a setting or a file cannot be used, or --strict found bad lines
-  3  a stage failed; what was finished is in the output
+  3  stages failed more often than --max-restarts allows, or could not start; what was finished is
+     in the output
   4  more lines failed than --max-errors allows
   130  interrupted; lines that were not finished are left for the next run
 """

@@ -43,6 +43,7 @@ class EngineConfig:
         max_num_seqs: sequences in a batch, at most.
         max_num_batched_tokens: tokens of several prompts in a batch, at most.
         threads_per_stage: CPU cores of each stage, when the device is the CPU.
+        max_restarts: how often in a run failed stages are started again; 0 ends the run at once.
         seed: from which the requests that set no seed of their own get theirs.
 
     Raises:
@@ -64,6 +65,7 @@ class EngineConfig:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
     threads_per_stage: int = 1
+    max_restarts: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class EngineConfig:
             "threads_per_stage",
         ):
             _require_count(name, getattr(self, name))
+        _require_count("max_restarts", self.max_restarts, least=0)
         if self.max_model_len is not None:
             _require_count("max_model_len", self.max_model_len, least=2)
         _require_choice("scheduler", self.scheduler, tuple(SCHEDULERS))

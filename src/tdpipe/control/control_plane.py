@@ -4,17 +4,18 @@ Takes requests in, turns a policy's choices into batch plans (holding blocks, ma
 flight), applies results. Knows no clock, device or text.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tdpipe.control.length_forecasts import LengthForecasts
 from tdpipe.control.plan_recorder import PlanRecorder
 from tdpipe.control.stop_condition import StopCondition
+from tdpipe.control.suspect_trials import SuspectTrials
 from tdpipe.core.batch_plan import BatchPlan, BatchResult, Sample, SequenceSlice, SequenceStart
 from tdpipe.core.block_pool import BlockPool
 from tdpipe.core.engine_state import EngineState
-from tdpipe.core.errors import RequestRejected
+from tdpipe.core.errors import RequestRejected, TdpipeError
 from tdpipe.core.limits import Limits
 from tdpipe.core.request import FinishReason, Request
 from tdpipe.core.sampling_params import SamplingParams
@@ -38,11 +39,15 @@ class NewRequest:
 
 
 class OutputEvent(NamedTuple):
-    """One token of one request (None for an abort before any token), perhaps its last."""
+    """One token of one request (None for an abort), perhaps its last.
+
+    `error` says why a request was given up; its finish reason is then abort.
+    """
 
     request_id: int
     sample: Sample | None
     finish_reason: FinishReason | None
+    error: TdpipeError | None = None
 
 
 class ControlPlane:
@@ -62,6 +67,8 @@ class ControlPlane:
         self.stop_condition = stop_condition
         self.recorder = recorder
         self.state = EngineState(limits, BlockPool(limits.num_blocks))
+        self.trials = SuspectTrials()
+        self.num_completed_batches = 0
         self._released: list[int] = []
         self._next_batch_id = 0
         self._num_admissions = 0
@@ -110,7 +117,9 @@ class ControlPlane:
 
     def next_plan(self, now_s: float) -> BatchPlan | None:
         """Ask the policy for a batch and commit to it: blocks held, requests in flight."""
-        choice = self.policy.plan(self.state, now_s)
+        choice = self._trial() if self.trials else None
+        if choice is None and not self.trials:
+            choice = self.policy.plan(self.state, now_s)
         if choice is None:
             return None
         for request_id in choice.preempted:
@@ -126,6 +135,7 @@ class ControlPlane:
     def complete(self, result: BatchResult) -> list[OutputEvent]:
         """Append the sampled tokens of a batch, end requests, free their blocks."""
         plan = self.state.in_flight.pop(result.batch_id)
+        self.num_completed_batches += 1
         events = [self._append(sample) for sample in result.samples]
         for piece in plan.slices:
             request = self.state.resident.get(piece.request_id)
@@ -140,6 +150,45 @@ class ControlPlane:
                     self.state.ready[request.request_id] = request
         self.forecasts.revise(self.state)
         return events
+
+    # ---- after a fault
+
+    def recover(self, policy: Policy, suspects: Sequence[int] = ()) -> list[OutputEvent]:
+        """Begin again with stages that remember nothing.
+
+        Every resident goes back to the front of the queue with the tokens it has, as after a
+        preemption; what was on its way is lost.
+
+        Args:
+            policy: a new one: the old one's own state is about batches that are no more.
+            suspects: requests to try alone before the policy goes on with all.
+
+        Returns:
+            the ends of requests that were to be aborted when their batch came back.
+        """
+        events: list[OutputEvent] = []
+        self.state.in_flight.clear()
+        residents = self.state.resident.values()
+        for request in sorted(residents, key=lambda one: one.admission, reverse=True):
+            request.num_in_flight = 0
+            if request.aborted:
+                self._finish(request, FinishReason.ABORT)
+                events.append(OutputEvent(request.request_id, None, FinishReason.ABORT))
+            else:
+                self._put_back(request)
+        self._released.clear()
+        self.policy = policy
+        self.trials = SuspectTrials(suspects)
+        return events
+
+    def _trial(self) -> Choice | None:
+        """The next batch of the suspect on trial; who has passed goes back to the queue."""
+        if self.state.in_flight:
+            return None
+        passed = self.trials.passed(self.state)
+        if passed is not None:
+            self._put_back(passed)
+        return self.trials.choice(self.state)
 
     def check(self) -> None:
         """Assert that blocks and requests agree; for tests and idle moments."""
@@ -252,12 +301,16 @@ class ControlPlane:
         )
 
     def _preempt(self, request: Request) -> None:
+        self._put_back(request)
+        self.state.num_preemptions += 1
+
+    def _put_back(self, request: Request) -> None:
+        """From resident to the front of the queue, without blocks."""
         assert request.num_in_flight == 0, request
         self._release(request)
         request.num_scheduled = 0
         request.prefill_target = 0
         request.num_preemptions += 1
-        self.state.num_preemptions += 1
         self.state.waiting[request.request_id] = request
         self.state.waiting.move_to_end(request.request_id, last=False)
         self.state.num_waiting_tokens += request.num_tokens

@@ -3,6 +3,8 @@
 `assert` is for our own bugs; these are for the user's or the machine's situation.
 """
 
+from enum import StrEnum
+
 
 class TdpipeError(Exception):
     """Base of every error a user of tdpipe may want to catch."""
@@ -39,18 +41,65 @@ class CapacityError(FieldError):
     """The memory at hand is too small for what must fit in it."""
 
 
-class StageFailed(TdpipeError, RuntimeError):
-    """A stage process raised, died or stopped answering; `detail` carries its traceback."""
+class FaultKind(StrEnum):
+    """How a stage failed; of several signs of one fault the first in this order tells most."""
 
-    def __init__(self, stage: int, cause: str, detail: str = "") -> None:
+    RAISED = "raised"  # an exception of its own
+    FROZEN = "frozen"  # stopped from outside (SIGSTOP)
+    DIED = "died"  # its process ended without a word
+    HUNG = "hung"  # no sign of life, or a batch overdue
+    CUT_OFF = "cut off"  # its link to a neighbour broke
+
+
+class StageFailed(TdpipeError, RuntimeError):
+    """A stage process raised, died or stopped answering.
+
+    Attributes:
+        stage: its number.
+        cause: one line.
+        detail: its traceback, if it raised.
+        kind: how it failed.
+        batch_id: the batch that it was at; None if it was at none, or nobody knows.
+    """
+
+    def __init__(
+        self,
+        stage: int,
+        cause: str,
+        detail: str = "",
+        kind: FaultKind = FaultKind.RAISED,
+        batch_id: int | None = None,
+    ) -> None:
         super().__init__(stage, cause, detail)
         self.stage = stage
         self.cause = cause
         self.detail = detail
+        self.kind = kind
+        self.batch_id = batch_id
+
+    @property
+    def headline(self) -> str:
+        """The error without the traceback."""
+        return f"stage {self.stage} failed: {self.cause}"
 
     def __str__(self) -> str:
-        text = f"stage {self.stage} failed: {self.cause}"
-        return f"{text}\n{self.detail}" if self.detail else text
+        return f"{self.headline}\n{self.detail}" if self.detail else self.headline
+
+
+class RequestFailed(TdpipeError, RuntimeError):
+    """A request was given up because the stages failed at it, in the end with nothing beside it."""
+
+    def __init__(self, failures: int, last: StageFailed) -> None:
+        super().__init__(failures, last)
+        self.failures = failures
+        self.last = last
+
+    def __str__(self) -> str:
+        return (
+            f"given up: the stages failed {self.failures} times at a batch with this request, "
+            f"the last time at one of this request alone (stage {self.last.stage}: "
+            f"{self.last.cause})"
+        )
 
 
 class InputRejected(TdpipeError):

@@ -4,40 +4,41 @@ engine  --Run-->  stage 0  --hidden-->  stage 1 ...  --hidden-->  last stage
    ^------------------------- Done(samples) -------------------------|
 """
 
-import contextlib
+import logging
 import os
-import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
-import zmq
-
 from tdpipe.core.batch_plan import BatchPlan, BatchResult
-from tdpipe.core.errors import StageFailed
-from tdpipe.execution.stage_launcher import StageProcesses
+from tdpipe.core.errors import FaultKind, StageFailed
+from tdpipe.execution.stage_connection import StageConnection
+from tdpipe.execution.stage_watch import StageWatch
 from tdpipe.execution.wire import (
+    Alive,
     Allocate,
     Done,
-    Failed,
     FromStage,
     Loaded,
     Ready,
     Reset,
     Run,
     StageSpec,
-    Stop,
-    ToStage,
-    decode_from_stage,
-    encode,
 )
 from tdpipe.tracing.trace_columns import SpanColumns
 from tdpipe.tracing.trace_records import StageSpan
 
-# How often a wait looks whether the stage processes are alive.
-LIVENESS_S = 0.5
+log = logging.getLogger("tdpipe")
+
+# How often a wait looks whether the stage processes work.
+LOOK_S = 0.25
+# How long a stage may be idle with a batch to compute; on a card it waits for kernels to compile.
+CPU_IDLE_S = 4.0
+CARD_IDLE_S = 60.0
 # What loading and meeting may take before a stage counts as hung.
 START_LIMIT_S = 600.0
 
@@ -61,32 +62,28 @@ class PipelineSpec:
 class PipelineExecutor:
     """Starts the stages at once and returns; `loaded` and `allocate` wait for them.
 
+    Args:
+        expected_s: seconds that a batch may take on the slowest stage, by the cost model; a batch
+            that takes many times longer is overdue. Without it none is while its stage computes.
+
     Raises (all methods):
-        StageFailed: a stage raised or ended; call `close` then.
+        StageFailed: a stage raised, ended, or no longer works; call `restart` or `close` then.
     """
 
-    def __init__(self, spec: PipelineSpec) -> None:
+    _connection: StageConnection
+    _watch: StageWatch
+
+    def __init__(
+        self, spec: PipelineSpec, expected_s: Callable[[BatchPlan], float] = lambda plan: inf
+    ) -> None:
         self.num_stages = len(spec.layers)
         self.depth = self.num_stages + 1
         self.spans = SpanColumns()
-        self._in_flight: deque[int] = deque()
-        self._reports_due = 0  # every stage reports every batch, the last stage perhaps first
-        self._results: deque[BatchResult] = deque()
-        # Mode 0700: the sockets in it are nobody else's.
-        self._temporary = tempfile.TemporaryDirectory(prefix="tdpipe-", ignore_cleanup_errors=True)
-        self._folder = Path(self._temporary.name)
-        self._context = zmq.Context()
-        self._closed = False
-        try:
-            self._from_stages = self._bind(zmq.PULL, "engine")
-            self._to_stages = [
-                self._bind(zmq.PUSH, f"stage{stage}") for stage in range(self.num_stages)
-            ]
-            self._processes = StageProcesses(self._stage_specs(spec))
-        except BaseException:
-            self._context.destroy(linger=0)
-            self._temporary.cleanup()
-            raise
+        self._spec = spec
+        self._expected_s = expected_s
+        self._num_blocks = 0
+        self._looked_s = 0.0
+        self._start()
 
     # ---- start
 
@@ -97,19 +94,41 @@ class PipelineExecutor:
 
     def allocate(self, num_blocks: int) -> None:
         """Make the KV caches and connect the stages; returns when all can run batches."""
-        self._broadcast(Allocate(num_blocks))
+        self._num_blocks = num_blocks
+        self._connection.broadcast(Allocate(num_blocks))
         self._gather(Ready)
+        self._watch.is_ready = True
+
+    def restart(self) -> None:
+        """End the stages at once and start new ones, with caches of the same size.
+
+        What was on its way is lost; `spans` stay.
+        """
+        self._connection.close(at_once=True)
+        self._start()
+        self.loaded()
+        self.allocate(self._num_blocks)
 
     def begin_run(self) -> None:
-        """Start a new run: sequences are forgotten, spans collected afresh."""
-        assert not self._reports_due, self._reports_due
+        """Start a new run: sequences are forgotten, spans collected afresh.
+
+        Stages that have failed since the last run, or at its very end, are started anew.
+        """
+        assert self._has_failed or not self._reports_due, self._reports_due
         self.spans = SpanColumns()
-        self._broadcast(Reset())
+        try:
+            if self._has_failed:
+                self.restart()
+            self._connection.check()
+            self._connection.broadcast(Reset())
+        except StageFailed as failure:
+            log.warning("between runs, %s; starting the stages again", failure.headline)
+            self.restart()
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the stages."""
-        return self._processes.pids
+        return self._connection.pids
 
     # ---- Executor
 
@@ -122,17 +141,19 @@ class PipelineExecutor:
     def submit(self, plan: BatchPlan) -> None:
         self._in_flight.append(plan.batch_id)
         self._reports_due += self.num_stages
-        self._broadcast(Run(plan))
+        self._watch.submitted(plan, self._expected_s(plan), time.monotonic())
+        with self._noted():
+            self._connection.broadcast(Run(plan))
 
     def wait(self, until_s: float | None) -> list[BatchResult]:
         """Results that have come, waiting for at least one until until_s."""
         while not self._results:
-            left_s = LIVENESS_S if until_s is None else until_s - time.monotonic()
-            if left_s <= 0 and not self._from_stages.poll(0):
-                return []
-            message = self._receive(min(max(left_s, 0.0), LIVENESS_S))
+            left_s = LOOK_S if until_s is None else until_s - time.monotonic()
+            message = self._receive(min(max(left_s, 0.0), LOOK_S))
             if isinstance(message, Done):
                 self._take(message)
+            elif message is None and left_s <= 0:
+                return []
         results = list(self._results)
         self._results.clear()
         return results
@@ -140,87 +161,89 @@ class PipelineExecutor:
     def settle(self) -> None:
         """Wait until every stage has reported every batch, so that `spans` is complete."""
         while self._reports_due:
-            message = self._receive(LIVENESS_S)
+            message = self._receive(LOOK_S)
             if isinstance(message, Done):
                 self._take(message)
         self._results.clear()
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        with contextlib.suppress(StageFailed):
-            self._broadcast(Stop())
-        self._processes.end()
-        # One by one: when the interpreter shuts down the context has lost track of its sockets,
-        # and would wait for ever for those that are open.
-        for socket in (self._from_stages, *self._to_stages):
-            socket.close(linger=0)
-        self._context.term()
-        self._temporary.cleanup()
+        self._connection.close(at_once=self._has_failed)
 
     # ---- messages
 
     def _take(self, done: Done) -> None:
         self._reports_due -= 1
+        self._watch.reported(done.stage, time.monotonic())
         self.spans.append(StageSpan(done.stage, done.batch_id, done.start_s, done.end_s))
         if done.stage == self.num_stages - 1:
             expected = self._in_flight.popleft()
             assert done.batch_id == expected, (done.batch_id, expected)
             self._results.append(BatchResult(done.batch_id, done.samples))
 
-    def _broadcast(self, message: ToStage) -> None:
-        data = encode(message)
-        for socket in self._to_stages:
-            try:
-                socket.send(data, zmq.NOBLOCK)
-            except zmq.Again:
-                # A stage that is gone takes nothing; `check` in the next wait says which.
-                self._processes.check()
-
     def _receive(self, limit_s: float) -> FromStage | None:
         """The next message, or None after limit_s. Raises StageFailed."""
-        if not self._from_stages.poll(round(limit_s * 1000)):
-            try:
-                self._processes.check()
-            except StageFailed as ended:
-                raise self._explained(ended) from None
-            return None
-        message: FromStage = decode_from_stage(self._from_stages.recv())
-        if isinstance(message, Failed):
-            raise StageFailed(message.stage, message.cause, message.traceback)
-        return message
+        with self._noted():
+            message = self._connection.receive(limit_s)
+            if message is not None:
+                self._watch.heard(message.stage, time.monotonic())
+            # Heartbeats of many stages may leave no moment without a message.
+            if isinstance(message, Alive | None) and not self._connection.has_message():
+                self._look()
+            return message
 
-    def _explained(self, ended: StageFailed) -> StageFailed:
-        """Prefer a stage's own last words, which may arrive just after its end was seen."""
-        while self._from_stages.poll(200):
-            message = decode_from_stage(self._from_stages.recv())
-            if isinstance(message, Failed):
-                return StageFailed(message.stage, message.cause, message.traceback)
-        return ended
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Remember a failure, and find the batch at which a stage died."""
+        try:
+            yield
+        except StageFailed as failure:
+            self._has_failed = True
+            for message in self._connection.late:
+                if isinstance(message, Done):
+                    self._take(message)
+            if failure.kind is FaultKind.DIED:
+                failure.batch_id = self._watch.batch_at(failure.stage)
+            raise
+
+    def _look(self) -> None:
+        """See whether the stages work, now and then; when no message waits."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_S / 2:
+            return
+        self._looked_s = now_s
+        self._connection.check()
+        failure = self._watch.judge(self._connection.vitals(), now_s)
+        if failure is not None:
+            raise failure
 
     def _gather(self, kind: type[Loaded] | type[Ready]) -> list[FromStage]:
         """One message of this kind from each stage."""
         gathered: list[FromStage] = []
         deadline_s = time.monotonic() + START_LIMIT_S
         while len(gathered) < self.num_stages:
-            message = self._receive(LIVENESS_S)
+            message = self._receive(LOOK_S)
             if isinstance(message, kind):
                 gathered.append(message)
             elif time.monotonic() > deadline_s:
                 heard = {report.stage for report in gathered if isinstance(report, Loaded | Ready)}
                 silent = min(set(range(self.num_stages)) - heard)
-                raise StageFailed(silent, f"no answer in {START_LIMIT_S:.0f} s of starting")
+                cause = f"no answer in {START_LIMIT_S:.0f} s of starting"
+                raise StageFailed(silent, cause, kind=FaultKind.HUNG)
         return gathered
 
     # ---- set-up
 
-    def _bind(self, kind: int, name: str) -> "zmq.Socket[bytes]":
-        socket = self._context.socket(kind)
-        socket.bind(f"ipc://{self._folder / name}")
-        return socket
+    def _start(self) -> None:
+        self._in_flight: deque[int] = deque()
+        self._reports_due = 0  # every stage reports every batch, the last stage perhaps first
+        self._results: deque[BatchResult] = deque()
+        self._has_failed = False
+        on_cpu = all(device == "cpu" for device in self._spec.devices)
+        self._watch = StageWatch(self.num_stages, CPU_IDLE_S if on_cpu else CARD_IDLE_S)
+        self._connection = StageConnection(self.num_stages, self._stage_specs)
 
-    def _stage_specs(self, spec: PipelineSpec) -> list[StageSpec]:
+    def _stage_specs(self, folder: Path) -> list[StageSpec]:
+        spec = self._spec
         ends = [sum(spec.layers[: stage + 1]) for stage in range(self.num_stages)]
         return [
             StageSpec(
@@ -235,9 +258,9 @@ class PipelineExecutor:
                 block_size=spec.block_size,
                 max_model_len=spec.max_model_len,
                 memory_utilization=spec.memory_utilization,
-                engine_address=f"ipc://{self._folder / 'engine'}",
-                stage_address=f"ipc://{self._folder / f'stage{stage}'}",
-                rendezvous=str(self._folder / "rendezvous"),
+                engine_address=f"ipc://{folder / 'engine'}",
+                stage_address=f"ipc://{folder / f'stage{stage}'}",
+                rendezvous=str(folder / "rendezvous"),
                 length_predictor=str(spec.length_predictor or ""),
                 quantization=spec.quantization,
             )

@@ -2,18 +2,24 @@
 
 Each is a fresh interpreter, so that a user's script needs no `if __name__ == "__main__"` and
 nothing of the engine's state is copied. Its standard input stays open as a life line: when the
-engine dies, even by kill -9, every stage sees the end of it and leaves.
+engine dies, even by kill -9, every stage sees the end of it and leaves (life_line.py).
 """
 
 import subprocess
 import sys
 import time
 
-from tdpipe.core.errors import StageFailed
+import psutil
+
+from tdpipe.core.errors import FaultKind, StageFailed
+from tdpipe.execution.failure_cause import cause_of_end
+from tdpipe.execution.stage_watch import Vitals
 from tdpipe.execution.wire import StageSpec, encode
 
 # Between one way of ending the stages and the next, harder one.
 GRACE_S = 2.0
+# What the system needs to take a killed process apart, at most.
+KILL_LIMIT_S = 30.0
 
 
 class StageProcesses:
@@ -32,13 +38,18 @@ class StageProcesses:
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes]
 
-    def check(self) -> None:
-        """Raises StageFailed when a stage has ended by itself."""
-        for stage, process in enumerate(self._processes):
-            status = process.poll()
-            if status is not None:
-                how = f"signal {-status}" if status < 0 else f"exit status {status}"
-                raise StageFailed(stage, f"its process ended ({how})")
+    def ended(self) -> list[StageFailed]:
+        """A failure for each stage whose process is no more."""
+        statuses = [process.poll() for process in self._processes]
+        return [
+            StageFailed(stage, cause_of_end(status), kind=FaultKind.DIED)
+            for stage, status in enumerate(statuses)
+            if status is not None
+        ]
+
+    def vitals(self) -> list[Vitals]:
+        """What the system says of each process."""
+        return [_vitals(process.pid) for process in self._processes]
 
     def end(self) -> None:
         """Wait for the stages to leave, then make them; none is left when this returns."""
@@ -48,6 +59,14 @@ class StageProcesses:
                 if insist is not None:
                     insist(process)
             _wait_all(left, GRACE_S)
+        for process in self._processes:
+            _cut_life_line(process)
+
+    def kill(self) -> None:
+        """End the stages now, also those that are stopped or hang; none is left afterwards."""
+        for process in self._processes:
+            process.kill()
+        _wait_all(self._processes, KILL_LIMIT_S)
         for process in self._processes:
             _cut_life_line(process)
 
@@ -61,6 +80,16 @@ def _start(spec: StageSpec) -> subprocess.Popen[bytes]:
     process.stdin.write(len(message).to_bytes(4, "little") + message)
     process.stdin.flush()
     return process
+
+
+def _vitals(pid: int) -> Vitals:
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        is_stopped = process.status() == psutil.STATUS_STOPPED
+    except psutil.Error:  # it has just ended, which `ended` says next time
+        return Vitals(False, 0.0)
+    return Vitals(is_stopped, times.user + times.system)
 
 
 def _cut_life_line(process: subprocess.Popen[bytes]) -> None:

@@ -16,6 +16,7 @@ from tdpipe.core.block_pool import blocks_for
 from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.batch_tensors import BatchTensors, build_batch
 from tdpipe.execution.device_memory import free_kv_bytes
+from tdpipe.execution.fault_injection import fault_for
 from tdpipe.execution.models.decoder import StageModel
 from tdpipe.execution.models.model_source import load_config
 from tdpipe.execution.prompt_reader import PromptReader
@@ -39,7 +40,10 @@ from tdpipe.lengths.predictor_file import load_head
 
 
 class StageSession:
-    """One stage's model, cache, links and queue of plans."""
+    """One stage's model, cache, links and queue of plans.
+
+    `batch_id` is the batch that is computed, None between batches.
+    """
 
     def __init__(
         self, spec: StageSpec, from_engine: "zmq.Socket[bytes]", to_engine: "zmq.Socket[bytes]"
@@ -51,6 +55,8 @@ class StageSession:
         self._to_engine = to_engine
         self._queue: deque[Run | Reset] = deque()
         self._stopping = False
+        self.batch_id: int | None = None
+        self._strike = fault_for(spec.stage)
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, len(spec.cores)))
         else:
@@ -148,12 +154,14 @@ class StageSession:
 
     def _run_batch(self, plan: BatchPlan) -> None:
         start_s = time.monotonic()
+        self.batch_id = plan.batch_id
         self.table.apply(plan)
         batch = build_batch(plan, self.table, self.spec.block_size, self.device)
         given = batch.token_ids
         if not self.links.is_first:
             given = self.links.receive(plan.batch_id)
             start_s = time.monotonic()  # the wait was not work
+        self._strike(plan)
         hidden = self.model(given, batch.positions, self.kv_cache, self.attention, batch.attention)
         samples: tuple[Sample, ...] = ()
         if self.links.is_last:
@@ -162,6 +170,7 @@ class StageSession:
             self.links.send(plan.batch_id, hidden)
         done = Done(self.spec.stage, plan.batch_id, start_s, time.monotonic(), samples)
         self._to_engine.send(encode(done))
+        self.batch_id = None
 
     def _sample(
         self, plan: BatchPlan, batch: BatchTensors, hidden: torch.Tensor

@@ -7,12 +7,17 @@ stays open as long as the engine lives: its end ends the stage.
 import os
 import signal
 import sys
-import threading
 import traceback
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
+from tdpipe.core.errors import FaultKind
+from tdpipe.execution.failure_cause import cause_of_exception
+from tdpipe.execution.life_line import hold_life_line
 from tdpipe.execution.wire import Failed, StageSpec, decode_spec, encode
+
+if TYPE_CHECKING:
+    from tdpipe.execution.stage_session import StageSession
 
 
 def main() -> None:
@@ -20,8 +25,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to handle
     size = int.from_bytes(sys.stdin.buffer.read(4), "little")
     spec = decode_spec(sys.stdin.buffer.read(size))
-    watcher = threading.Thread(target=_end_with_engine, args=(sys.stdin.buffer,), daemon=True)
-    watcher.start()
+    hold_life_line(sys.stdin.buffer, Path(spec.rendezvous).parent)
     if spec.cores:
         os.sched_setaffinity(0, spec.cores)
     # The thread count must be in the environment before torch and numpy are imported.
@@ -38,23 +42,38 @@ def main() -> None:
 def _run(spec: StageSpec) -> None:
     import zmq
 
+    from tdpipe.execution.heartbeat import Heartbeat
+
     context = zmq.Context()
     to_engine = context.socket(zmq.PUSH)
     to_engine.connect(spec.engine_address)
     from_engine = context.socket(zmq.PULL)
     from_engine.connect(spec.stage_address)
+    heartbeat = Heartbeat(context, spec.engine_address, spec.stage)
+    session: StageSession | None = None
+    status = 0
     try:
         # Imported here so that an import error of torch reaches the engine as a message.
-        from tdpipe.execution.stage_session import StageSession
+        from tdpipe.execution import stage_session
 
-        StageSession(spec, from_engine, to_engine).run()
+        session = stage_session.StageSession(spec, from_engine, to_engine)
+        session.run()
     except BaseException as error:
-        cause = f"{type(error).__name__}: {error}"
-        to_engine.send(encode(Failed(spec.stage, cause, traceback.format_exc())))
-        context.destroy(linger=2000)
-        _leave(1)
+        to_engine.send(encode(_failed(spec, error, session)))
+        status = 1
+    heartbeat.stop()
     context.destroy(linger=2000)
-    _leave(0)
+    _leave(status)
+
+
+def _failed(spec: StageSpec, error: BaseException, session: "StageSession | None") -> Failed:
+    return Failed(
+        stage=spec.stage,
+        kind=FaultKind.CUT_OFF if isinstance(error, ConnectionError) else FaultKind.RAISED,
+        cause=cause_of_exception(error),
+        traceback=traceback.format_exc(),
+        batch_id=session.batch_id if session is not None else None,
+    )
 
 
 def _leave(status: int) -> None:
@@ -62,11 +81,6 @@ def _leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _end_with_engine(stdin: BinaryIO) -> None:
-    stdin.read()
-    os._exit(2)
 
 
 def loopback_interface() -> str:

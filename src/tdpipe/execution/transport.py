@@ -1,10 +1,14 @@
 """Hidden states from stage to stage: torch.distributed point-to-point, posted asynchronously.
 
+A broken link raises ConnectionError: the fault is then another stage's.
+
 A stage posts the receives of batches whose metadata it has before it needs them, and never waits
 for a send: it only keeps the buffer alive until the send is done. gloo on CPU, nccl on CUDA.
 """
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -43,14 +47,16 @@ class StageLinks:
         if self.is_first or batch_id in self._receiving:
             return
         buffer = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype, device=self._device)
-        work = dist.irecv(buffer, src=self.stage - 1, tag=batch_id % NUM_TAGS)
+        with _link("the stage before"):
+            work = dist.irecv(buffer, src=self.stage - 1, tag=batch_id % NUM_TAGS)
         assert work is not None
         self._receiving[batch_id] = (buffer, work)
 
     def receive(self, batch_id: int) -> Tensor:
         """Wait for the hidden states of a batch whose receive was posted. [tokens, hidden]"""
         buffer, work = self._receiving.pop(batch_id)
-        work.wait()
+        with _link("the stage before"):
+            work.wait()
         return buffer
 
     def send(self, batch_id: int, hidden: Tensor) -> None:
@@ -58,14 +64,27 @@ class StageLinks:
         while self._sending and self._sending[0][1].is_completed():
             self._sending.popleft()
         buffer = hidden.contiguous()
-        work = dist.isend(buffer, dst=self.stage + 1, tag=batch_id % NUM_TAGS)
+        with _link("the next stage"):
+            work = dist.isend(buffer, dst=self.stage + 1, tag=batch_id % NUM_TAGS)
         assert work is not None
         self._sending.append((buffer, work))
 
     def drain(self) -> None:
         """Wait until everything sent has been taken."""
         while self._sending:
-            self._sending.popleft()[1].wait()
+            with _link("the next stage"):
+                self._sending.popleft()[1].wait()
+
+
+@contextmanager
+def _link(other: str) -> Iterator[None]:
+    """Name errors of a link as such; the card's own lack of memory is none."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ConnectionError(f"the link to {other} broke: {error}") from error
 
 
 def join_group(stage: int, num_stages: int, rendezvous: str, device: torch.device) -> None:
@@ -75,11 +94,12 @@ def join_group(stage: int, num_stages: int, rendezvous: str, device: torch.devic
     batch.
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, init_method=f"file://{rendezvous}", rank=stage, world_size=num_stages
-    )
-    greeting = torch.zeros(1, device=device)
-    if stage > 0:
-        dist.recv(greeting, src=stage - 1)
-    if stage < num_stages - 1:
-        dist.send(greeting, dst=stage + 1)
+    with _link("the other stages"):
+        dist.init_process_group(
+            backend, init_method=f"file://{rendezvous}", rank=stage, world_size=num_stages
+        )
+        greeting = torch.zeros(1, device=device)
+        if stage > 0:
+            dist.recv(greeting, src=stage - 1)
+        if stage < num_stages - 1:
+            dist.send(greeting, dst=stage + 1)

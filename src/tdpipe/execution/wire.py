@@ -7,6 +7,7 @@ Stages to engine: all PUSH into one PULL. Only plain data: nothing received is e
 import msgspec
 
 from tdpipe.core.batch_plan import BatchPlan, Sample
+from tdpipe.core.errors import FaultKind
 
 
 class Allocate(msgspec.Struct, tag=True, frozen=True):
@@ -61,14 +62,25 @@ class Done(msgspec.Struct, tag=True, frozen=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The stage raised; it ends after this message."""
+    """The stage raised, or lost a neighbour; it ends after this message.
+
+    `batch_id` is the batch it was computing, None between batches.
+    """
 
     stage: int
+    kind: FaultKind
     cause: str
     traceback: str
+    batch_id: int | None = None
 
 
-FromStage = Loaded | Ready | Done | Failed
+class Alive(msgspec.Struct, tag=True, frozen=True):
+    """A heartbeat: the stage's process runs, whatever its main thread does."""
+
+    stage: int
+
+
+FromStage = Loaded | Ready | Done | Failed | Alive
 
 
 class StageSpec(msgspec.Struct, frozen=True):

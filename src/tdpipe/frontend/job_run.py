@@ -1,10 +1,13 @@
 """One run of jobs over a pipeline: intake, engine loop, outputs, figures."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tdpipe.control.control_plane import ControlPlane, OutputEvent
 from tdpipe.control.engine_loop import drive
+from tdpipe.control.fault_recovery import FaultRecovery
+from tdpipe.core.errors import StageFailed, TdpipeError
 from tdpipe.core.limits import Limits
 from tdpipe.cost.cost_model import CostModel
 from tdpipe.cost.profiled_cost import ProfiledCost
@@ -27,6 +30,8 @@ from tdpipe.tracing.run_trace import RunTrace
 
 PROGRESS_INTERVAL_S = 0.2
 
+log = logging.getLogger("tdpipe")
+
 
 @dataclass(frozen=True, slots=True)
 class RunParts:
@@ -38,7 +43,7 @@ class RunParts:
     executor: PipelineExecutor
     limits: Callable[[], Limits]
     scheduler: str
-    policy: Policy
+    new_policy: Callable[[], Policy]
     cost: CostModel
     predictor: LengthPredictor
     forecasts: IntakeForecasts
@@ -46,6 +51,7 @@ class RunParts:
     source: ModelSource
     partition: tuple[int, ...]
     seed: int
+    max_restarts: int
     settings: dict[str, object]
 
 
@@ -67,6 +73,7 @@ class JobRun:
         self._reported_s = 0.0
         self._end_by_s: float | None = None
         self._control: ControlPlane | None = None
+        self._recovery: FaultRecovery | None = None
         self._collector: OutputCollector | None = None
         self._intake = JobIntake(
             jobs,
@@ -96,6 +103,8 @@ class JobRun:
         shown, held_back = 0, ""
         for events in self._rounds():
             for event in events:
+                if event.error is not None:
+                    raise event.error
                 new_text = text.append([event.sample.token_id]) if event.sample else ""
                 stop, done = self._stop_strings(event), self._collect(event)
                 if done is None:
@@ -128,7 +137,10 @@ class JobRun:
     def settle(self) -> None:
         """End the run: no more jobs are read, batches still in flight are waited for."""
         self._intake.cancel()
-        self._parts.executor.settle()
+        try:
+            self._parts.executor.settle()
+        except StageFailed as failure:  # nothing of this run is missing; the next one restarts
+            log.warning("at the end of the run, %s", failure.headline)
         self._keep_spans()
 
     def stop_reading(self) -> None:
@@ -152,6 +164,7 @@ class JobRun:
             wall_s=self._wall_s,
             bound=self._bound(),
             recomputed_tokens=self._control.state.num_recomputed_tokens,
+            num_restarts=self._recovery.num_restarts if self._recovery is not None else 0,
         )
         return summarize(self.trace, totals)
 
@@ -185,7 +198,10 @@ class JobRun:
         parts = self._parts
         limits = parts.limits()
         checker = StopStringChecker(parts.tokenizer())
-        self._control = ControlPlane(limits, parts.policy, parts.predictor, checker)
+        self._control = ControlPlane(limits, parts.new_policy(), parts.predictor, checker)
+        self._recovery = FaultRecovery(
+            self._control, parts.executor.restart, parts.new_policy, parts.max_restarts, log.warning
+        )
         self._collector = OutputCollector(
             self._intake.accepted, parts.tokenizer(), checker, parts.source.end_token_ids
         )
@@ -194,7 +210,8 @@ class JobRun:
         parts.executor.begin_run()
         self._intake.open(limits)
         started_s = parts.executor.now_s()
-        for events in drive(self._control, parts.executor, self._intake.arrivals, self.trace):
+        arrivals = self._intake.arrivals
+        for events in drive(self._control, parts.executor, arrivals, self.trace, self._recovery):
             self._wall_s = parts.executor.now_s() - started_s
             yield events
             if self._end_by_s is not None:
@@ -205,12 +222,26 @@ class JobRun:
 
     def _collect(self, event: OutputEvent) -> JobResult | None:
         assert self._collector is not None
+        if event.error is not None:
+            return self._given_up(event.request_id, event.error)
         done = self._collector.take(event)
         if done is None:
             return None
         accepted, output = done
         self._intake.ended(accepted)
         return JobResult(accepted.job.key, output, None)
+
+    def _given_up(self, request_id: int, error: TdpipeError) -> JobResult | None:
+        """The result of a job of which one completion cannot be had: the others end too."""
+        assert self._collector is not None and self._control is not None
+        accepted = self._collector.drop(request_id)
+        if accepted is None:
+            return None
+        for number in range(accepted.job.params.n):
+            self._control.abort(accepted.first_request_id + number)
+        self._num_failed += 1
+        self._intake.ended(accepted)
+        return JobResult(accepted.job.key, None, error)
 
     def _rejected(self) -> Iterator[JobResult]:
         while self._intake.rejected:

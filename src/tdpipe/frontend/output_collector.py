@@ -48,7 +48,9 @@ class OutputCollector:
 
     def take(self, event: OutputEvent) -> tuple[AcceptedJob, RequestOutput] | None:
         """Add one event; the job and its output if that completes it."""
-        accepted = self._accepted[event.request_id]
+        accepted = self._accepted.get(event.request_id)
+        if accepted is None:
+            return None  # of a job that was dropped
         job = self._open.setdefault(accepted.first_request_id, _OpenJob(accepted))
         samples = job.samples.setdefault(event.request_id, [])
         if event.sample is not None:
@@ -72,6 +74,17 @@ class OutputCollector:
         outputs = [job.finished[index] for index in sorted(job.finished)]
         output = RequestOutput(accepted.index, list(accepted.prompt_token_ids), outputs)
         return accepted, output
+
+    def drop(self, request_id: int) -> AcceptedJob | None:
+        """Forget a request's job, all its completions; None if that has been done."""
+        accepted = self._accepted.get(request_id)
+        if accepted is None:
+            return None
+        for number in range(accepted.job.params.n):
+            self._accepted.pop(accepted.first_request_id + number, None)
+            self._stop_checker.forget(accepted.first_request_id + number)
+        self._open.pop(accepted.first_request_id, None)
+        return accepted
 
     def _completion(
         self, number: int, request_id: int, job: _OpenJob, reason: FinishReason

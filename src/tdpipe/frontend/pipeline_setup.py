@@ -10,7 +10,7 @@ from tdpipe.config.profile_file import ProfileKey
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
-from tdpipe.cost.cost_model import CostModel
+from tdpipe.cost.cost_model import CostModel, plan_load, slowest_stage_time_s
 from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_CORE_INT8, CPU_LINK, DEVICES
 from tdpipe.cost.memory_check import Memory, check_memory, stage_weight_bytes
 from tdpipe.cost.memory_plan import block_bytes, fitting_model_len, num_kv_blocks
@@ -62,7 +62,8 @@ class PipelineSetup:
                 memory_utilization=config.gpu_memory_utilization,
                 length_predictor=length_predictor,
                 quantization=config.quantization,
-            )
+            ),
+            lambda plan: slowest_stage_time_s(self.cost, plan_load(plan)),
         )
 
     def allocate(self, executor: PipelineExecutor) -> Limits:

@@ -26,7 +26,7 @@ class RunSummary:
 
     `wall_s` runs from the first batch's submission to the last result; `recomputed_tokens` are
     prompt and output tokens prefilled again after a preemption; `bound` is None for a run that
-    finished nothing.
+    finished nothing; `num_restarts` counts how often failed stages were started again.
     """
 
     scheduler: str
@@ -46,6 +46,7 @@ class RunSummary:
     peak_kv_share: float
     stage_busy_shares: tuple[float, ...]
     bound: RunBound | None = None
+    num_restarts: int = 0
 
     @property
     def bound_share(self) -> float | None:
@@ -83,7 +84,10 @@ class RunSummary:
             f"KV cache     {self.peak_kv_share:.1%} at the peak",
             f"stages       {layers} layers; {busy}",
         )
-        return "\n".join([*lines, *self._bound_lines()])
+        return "\n".join([*lines, *self._bound_lines(), *self._fault_lines()])
+
+    def _fault_lines(self) -> list[str]:
+        return [f"faults       stages started again: {self.num_restarts}"] * bool(self.num_restarts)
 
     def _bound_lines(self) -> list[str]:
         bound, share = self.bound, self.bound_share
@@ -115,6 +119,7 @@ class RunTotals:
     wall_s: float
     bound: RunBound | None = None
     recomputed_tokens: int | None = None
+    num_restarts: int = 0
 
 
 def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
@@ -145,4 +150,5 @@ def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
         peak_kv_share=totals.peak_kv_blocks / trace.num_blocks,
         stage_busy_shares=tuple(busy_shares(trace)),
         bound=totals.bound,
+        num_restarts=totals.num_restarts,
     )

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine_without_stages import EngineWithoutStages
+from engine_without_stages import EngineWithoutStages, SeededExecutor
 from factories import make_limits
 from tdpipe.batch.batch_file import BYTE_ORDER_MARK
 from tdpipe.batch.batch_input import BatchInput
 from tdpipe.batch.batch_job import BatchJob
 from tdpipe.batch.journal import open_journal
 from tdpipe.batch.strict_check import bad_lines
-from tdpipe.core.errors import RequestRejected, TooManyErrors
+from tdpipe.core.errors import RequestRejected, StageFailed, TooManyErrors
 from tdpipe.frontend import job_intake
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -236,3 +236,33 @@ def test_any_input_gets_a_line_for_each_line(engine, tmp_path_factory, raw):
     outcome, records = run(engine, text, path)
     wanted = sum(bool(one.strip()) for one in text.removeprefix(BYTE_ORDER_MARK).split(b"\n"))
     assert len(records) == wanted == outcome.num_succeeded + outcome.num_failed
+
+
+class PoisonedExecutor(SeededExecutor):
+    """Its stage raises at the request with the seed 66."""
+
+    def wait(self, until_s):
+        for piece in self.queue[0].slices if self.queue else ():
+            if self.seeds[piece.request_id] == 66:
+                raise StageFailed(1, "out of memory", batch_id=self.queue[0].batch_id)
+        return super().wait(until_s)
+
+
+def test_a_request_that_makes_stages_fail_becomes_an_error_line(tmp_path):
+    """All completions of its line go; those of the others stay."""
+    text = lines(12)
+    text[5] = line("line 5", prompt="one", max_tokens=6, n=3, seed=65, temperature=1.0)
+    _, records = run(EngineWithoutStages(), b"".join(text), tmp_path / "clean")
+    expected = {key: value for key, value in texts(records).items() if key != "line 5"}
+    engine = EngineWithoutStages()
+    engine.executor_class = PoisonedExecutor
+    outcome, records = run(engine, b"".join(text), tmp_path / "faulty")
+    assert (outcome.num_succeeded, outcome.num_failed) == (11, 1)
+    [failed] = [record for record in records if record["error"]]
+    assert failed["custom_id"] == "line 5" and failed["error"]["code"] == "server_error"
+    assert "given up" in failed["error"]["message"]
+    assert texts([record for record in records if not record["error"]]) == expected
+    summary = engine.run.summary()
+    assert summary.num_restarts == 2 and summary.num_failed == 1
+    assert "stages started again: 2" in str(summary)
+    assert engine.run._control.state.pool.num_used == 0

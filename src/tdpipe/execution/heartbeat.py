@@ -1,0 +1,35 @@
+"""A stage's heartbeat: a thread that tells the engine once a second that the process runs."""
+
+import threading
+
+import zmq
+
+from tdpipe.execution.wire import Alive, encode
+
+INTERVAL_S = 1.0
+# Heartbeats that may wait for an engine that does not look; more would say nothing new.
+MOST_WAITING = 4
+
+
+class Heartbeat:
+    """Beats from now on until `stop`, on a socket of its own: zmq sockets are for one thread."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, stage: int) -> None:
+        self._socket = context.socket(zmq.PUSH)
+        self._socket.set_hwm(MOST_WAITING)
+        self._socket.connect(address)
+        self._message = encode(Alive(stage))
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and close its socket."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(INTERVAL_S):
+            if self._socket.poll(0, zmq.POLLOUT):
+                self._socket.send(self._message, zmq.NOBLOCK)
+        self._socket.close(linger=0)
