@@ -291,7 +291,7 @@ def answers(path: Path) -> dict[str, Any]:
         AssertionError: an id has two results.
     """
     found: dict[str, Any] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         record = json.loads(line)
         name = record["custom_id"]
         assert name not in found, f"{name} has two results"

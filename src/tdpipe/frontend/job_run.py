@@ -151,7 +151,7 @@ class JobRun:
     def summary(self) -> RunSummary:
         """Figures of the run so far."""
         assert self._control is not None and self._collector is not None
-        assert self.trace is not None
+        assert self.trace is not None and self._recovery is not None
         totals = RunTotals(
             scheduler=self._parts.scheduler,
             partition=self._parts.partition,
@@ -164,7 +164,7 @@ class JobRun:
             wall_s=self._wall_s,
             bound=self._bound(),
             recomputed_tokens=self._control.state.num_recomputed_tokens,
-            num_restarts=self._recovery.num_restarts if self._recovery is not None else 0,
+            num_restarts=self._recovery.num_restarts,
         )
         return summarize(self.trace, totals)
 
@@ -260,7 +260,7 @@ class JobRun:
         self._on_progress(self._meter.moment(self._control, self.trace, spans, jobs, self._wall_s))
 
     def _job_counts(self) -> JobCounts:
-        assert self._collector is not None
+        assert self._collector is not None and self._recovery is not None
         return JobCounts(
             num_finished=self._collector.num_finished + self._num_failed,
             num_failed=self._num_failed,
@@ -269,4 +269,5 @@ class JobRun:
             num_output_tokens=self._collector.num_output_tokens,
             entered_prompt_tokens=self._collector.num_entered_tokens,
             ended=tuple(self._collector.ended.items()),
+            num_restarts=self._recovery.num_restarts,
         )

@@ -190,4 +190,4 @@ def in_order(parts: Sequence[str]) -> str:
 
 
 def _restarts(summary: RunSummary) -> str:
-    return str(getattr(summary, "num_restarts", 0))
+    return str(summary.num_restarts)

@@ -43,7 +43,7 @@ def run(engine, text, path, **job_settings):
     with open_journal(str(path), batch.index, {}, False) as journal:
         job = BatchJob("m", lambda message: None, **job_settings)
         outcome = job.run(engine, batch, journal)
-    return outcome, [json.loads(one) for one in path.read_text().splitlines()]
+    return outcome, [json.loads(one) for one in path.read_bytes().splitlines()]
 
 
 def texts(records):
