@@ -24,9 +24,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="for the result, instead of results/")
-    parser.add_argument("--smoke", action="store_true", help="two runs")
+    parser.add_argument("--smoke", action="store_true", help="one run")
     arguments = parser.parse_args()
-    num_runs = 2 if arguments.smoke else arguments.runs
+    num_runs = 1 if arguments.smoke else arguments.runs
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         model = write_byte_model(Path(folder) / "model")

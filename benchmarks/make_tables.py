@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import batch_tables
 import execution_tables
 import length_tables
 
@@ -273,6 +274,8 @@ TABLES = {
     "length_effect": length_tables.length_effect,
     "length_effect_real": length_tables.length_effect_real,
     "length_cost": length_tables.length_cost,
+    "batch_memory": batch_tables.batch_memory,
+    "faults": batch_tables.faults,
 }
 
 

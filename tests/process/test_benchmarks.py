@@ -1,6 +1,7 @@
 """A smoke run of each benchmark, and README tables that are those of the result files."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import length_effect
 import make_tables
 import recorded_runs
+import simulated_vs_real
 from tdpipe.lengths.length_table import write_length_table
 from workload_lognormal import make_workload
 
@@ -80,10 +82,10 @@ def test_quantization(tmp_path):
 
 def test_simulated_vs_real(tmp_path):
     """Far too short to predict; but the busy time of what ran is told about right."""
-    names = "td-pipe,adaptive"
-    run("simulated_vs_real.py", "--smoke", "--schedulers", names, "--folder", str(tmp_path))
+    named = ("--schedulers", "td-pipe,adaptive", "--workloads", "long prompts")
+    run("simulated_vs_real.py", "--smoke", *named, "--folder", str(tmp_path))
     result = json.loads((tmp_path / "simulated_vs_real.json").read_text())
-    assert set(result["workloads"]) == {"lognormal", "long prompts"}
+    assert set(result["workloads"]) == {"long prompts"}
     for found in result["workloads"].values():
         assert len(found["schedulers"]) == 2
         for row in found["schedulers"].values():
@@ -92,8 +94,25 @@ def test_simulated_vs_real(tmp_path):
             assert 0 < max(row["measured_busy_shares"]) <= 1
     assert "largest error" in make_tables.simulated_vs_real(result)
     # Figures made anew from the raw runs are the same.
-    run("simulated_vs_real.py", "--again", "--folder", str(tmp_path))
+    simulated_vs_real.again(tmp_path / "simulated_vs_real.json")
     assert json.loads((tmp_path / "simulated_vs_real.json").read_text()) == result
+
+
+def test_batch_memory(tmp_path):
+    run("batch_memory.py", "--smoke", "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "batch_memory.json").read_text())
+    short, long, _ = result["runs"]
+    assert (short["lines"], long["lines"]) == (10, 1000) and long["rate_share"] > 0.5
+    assert long["engine_mib"]["end"] < long["engine_mib"]["tenth"] + 50
+    assert len(long["stages_mib"]["end"]) == 2
+
+
+def test_faults(tmp_path):
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    run("faults.py", "--smoke", "--first-seed", str(seed), "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "faults.json").read_text())
+    assert (result["num_runs"], result["num_with_problems"]) == (1, 0)
 
 
 def test_paper(tmp_path):
