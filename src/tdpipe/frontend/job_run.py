@@ -54,6 +54,7 @@ class RunParts:
     max_restarts: int
     prefix_caching: bool
     settings: dict[str, object]
+    prefix_caching: bool = False
 
 
 class JobRun:
