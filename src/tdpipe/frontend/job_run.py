@@ -52,7 +52,6 @@ class RunParts:
     partition: tuple[int, ...]
     seed: int
     max_restarts: int
-    prefix_caching: bool
     settings: dict[str, object]
     prefix_caching: bool = False
 

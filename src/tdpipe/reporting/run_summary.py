@@ -25,11 +25,9 @@ class RunSummary:
     """Totals of one run; times in seconds, shares between 0 and 1.
 
     `wall_s` runs from the first batch's submission to the last result; `recomputed_tokens` are
-    prompt and output tokens prefilled again after a preemption; `bound` is None for a run that
-    finished nothing; `num_restarts` counts how often failed stages were started again.
     prompt and output tokens prefilled again after a preemption; `cached_share` of the prompt tokens
     were not computed, because another request's prompt begins with them; `bound` is None for a run
-    that finished nothing.
+    that finished nothing; `num_restarts` counts how often failed stages were started again.
     """
 
     scheduler: str
@@ -88,11 +86,11 @@ class RunSummary:
             f"KV cache     {self.peak_kv_share:.1%} at the peak",
             f"stages       {layers} layers; {busy}",
         )
-        return "\n".join([*lines, *self._bound_lines(), *self._fault_lines()])
+        more = (*self._prefix_lines(), *self._bound_lines(), *self._fault_lines())
+        return "\n".join([*lines, *more])
 
     def _fault_lines(self) -> list[str]:
         return [f"faults       stages started again: {self.num_restarts}"] * bool(self.num_restarts)
-        return "\n".join([*lines, *self._prefix_lines(), *self._bound_lines()])
 
     def _prefix_lines(self) -> list[str]:
         if not self.cached_share:
