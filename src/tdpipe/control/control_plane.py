@@ -233,8 +233,8 @@ class ControlPlane:
     def _commit(self, choice: Choice) -> BatchPlan:
         slices: list[SequenceSlice] = []
         # First all admissions: none may lose its cached blocks to another's new ones.
-        new = [one for one in choice.prefills if one.request_id in self.state.waiting]
-        admitted = {one.request_id: self._admit(one.request_id) for one in new}
+        new = [one.request_id for one in choice.prefills if one.request_id in self.state.waiting]
+        admitted = {request_id: self._admit(request_id) for request_id in new}
         for chunk in choice.prefills:
             slices.append(self._prefill_slice(chunk, chunk.request_id in admitted))
         for request_id in choice.decodes:
@@ -337,9 +337,8 @@ class ControlPlane:
         reason = self._finish_reason(request)
         if reason is not None:
             self._finish(request, reason)
-        return OutputEvent(
-            sample.request_id, sample, reason, cached_tokens=request.num_cached_tokens
-        )
+        cached = request.num_cached_tokens
+        return OutputEvent(sample.request_id, sample, reason, cached_tokens=cached)
 
     def _finish_reason(self, request: Request) -> FinishReason | None:
         num_output = len(request.output_token_ids)
@@ -371,14 +370,9 @@ class ControlPlane:
         self._released.append(request.request_id)
 
 
-def _start_of(request: Request) -> SequenceStart:
-    return SequenceStart(
-        request.request_id,
-        len(request.prompt_token_ids),
-        request.params,
-        request.seed,
-        request.end_token_ids,
-    )
+def _start_of(one: Request) -> SequenceStart:
+    num_prompt = len(one.prompt_token_ids)
+    return SequenceStart(one.request_id, num_prompt, one.params, one.seed, one.end_token_ids)
 
 
 def check_request(num_prompt: int, params: SamplingParams, limits: Limits) -> int:
