@@ -237,6 +237,7 @@ class LLM:
             partition=self.partition,
             seed=self.config.seed,
             max_restarts=self.config.max_restarts,
+            prefix_caching=self.config.enable_prefix_caching,
             settings={**self.config.recorded(), "trained_predictor": self._predictor.kind},
         )
         self._open_run = JobRun(jobs, parts, on_progress)

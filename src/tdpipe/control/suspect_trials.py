@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from tdpipe.core.engine_state import EngineState
 from tdpipe.core.request import Request
-from tdpipe.policies.policy import Choice, PrefillChunk
+from tdpipe.policies.policy import Choice
+from tdpipe.policies.prefill_draft import PrefillDraft
 
 
 class SuspectTrials:
@@ -50,6 +51,7 @@ class SuspectTrials:
         if self.current is None:
             return None
         request = state.resident.get(self.current) or state.waiting[self.current]
-        target = request.prefill_target or request.num_tokens
-        num_tokens = min(target - request.num_scheduled, state.limits.max_num_batched_tokens)
-        return Choice(prefills=(PrefillChunk(self.current, num_tokens),), reason="suspect alone")
+        draft = PrefillDraft(state)
+        num_tokens = min(draft.tokens_left(request), state.limits.max_num_batched_tokens)
+        draft.add(request, num_tokens)
+        return Choice(prefills=tuple(draft.chunks), reason="suspect alone")

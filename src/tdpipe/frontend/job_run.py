@@ -53,6 +53,7 @@ class RunParts:
     seed: int
     max_restarts: int
     settings: dict[str, object]
+    prefix_caching: bool = False
 
 
 class JobRun:
@@ -158,6 +159,8 @@ class JobRun:
             num_requests=self._collector.num_finished,
             num_failed=self._num_failed,
             prompt_tokens=self._collector.num_prompt_tokens,
+            requested_tokens=sum(prompt for prompt, _ in self._collector.lengths),
+            cached_tokens=sum(self._collector.cached_tokens),
             output_tokens=self._collector.num_output_tokens,
             num_preemptions=self._control.state.num_preemptions,
             peak_kv_blocks=self._control.state.pool.peak_used,
@@ -182,8 +185,9 @@ class JobRun:
         assert self._control is not None and self._collector is not None
         if not self._collector.lengths:
             return None
-        cost = self._parts.cost
-        bound = lower_bound(self._collector.lengths, cost, self._control.limits.kv_tokens)
+        cost, collector = self._parts.cost, self._collector
+        kv_tokens = self._control.limits.kv_tokens
+        bound = lower_bound(collector.lengths, cost, kv_tokens, collector.cached_tokens)
         return RunBound(bound.seconds, bound.name, not isinstance(cost, ProfiledCost))
 
     def _stop_strings(self, event: OutputEvent) -> tuple[str, ...]:
@@ -198,7 +202,13 @@ class JobRun:
         parts = self._parts
         limits = parts.limits()
         checker = StopStringChecker(parts.tokenizer())
-        self._control = ControlPlane(limits, parts.new_policy(), parts.predictor, checker)
+        self._control = ControlPlane(
+            limits,
+            parts.new_policy(),
+            parts.predictor,
+            checker,
+            prefix_caching=parts.prefix_caching,
+        )
         self._recovery = FaultRecovery(
             self._control, parts.executor.restart, parts.new_policy, parts.max_restarts, log.warning
         )

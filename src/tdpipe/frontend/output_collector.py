@@ -23,8 +23,9 @@ class OutputCollector:
     """Keeps the tokens of unfinished jobs; text is made once, when a completion ends.
 
     `lengths` are the (prompt tokens, output tokens) of the engine's finished requests, n for a job
-    of n completions; `ended` counts them by finish reason, `num_entered_tokens` the prompt tokens
-    of requests whose first token is there.
+    of n completions, `cached_tokens` how much of each one's prompt was there before; `ended` counts
+    them by finish reason, `num_entered_tokens` the prompt tokens of requests whose first token is
+    there.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class OutputCollector:
         self.num_entered_tokens = 0
         self.ended: Counter[str] = Counter()
         self.lengths: list[tuple[int, int]] = []
+        self.cached_tokens: list[int] = []
         self._accepted = accepted
         self._tokenizer = tokenizer
         self._stop_checker = stop_checker
@@ -63,6 +65,7 @@ class OutputCollector:
         self.ended[str(event.finish_reason)] += 1
         if samples and event.finish_reason is not FinishReason.ABORT:
             self.lengths.append((len(accepted.prompt_token_ids), len(samples)))
+            self.cached_tokens.append(event.cached_tokens)
         number = event.request_id - accepted.first_request_id
         job.finished[number] = self._completion(number, event.request_id, job, event.finish_reason)
         del self._accepted[event.request_id], job.samples[event.request_id]

@@ -116,7 +116,7 @@ class ProgressMeter:
         if pace <= 0 or not jobs.num_output_tokens:
             return None
         state, forecasts = control.state, control.forecasts
-        prompt_tokens = state.num_waiting_tokens + sum(
+        prompt_tokens = state.num_tokens_to_prefill + sum(
             request.num_unscheduled for request in state.prefilling.values()
         )
         generated = jobs.num_output_tokens - forecasts.ended_tokens

@@ -25,8 +25,9 @@ class RunSummary:
     """Totals of one run; times in seconds, shares between 0 and 1.
 
     `wall_s` runs from the first batch's submission to the last result; `recomputed_tokens` are
-    prompt and output tokens prefilled again after a preemption; `bound` is None for a run that
-    finished nothing; `num_restarts` counts how often failed stages were started again.
+    prompt and output tokens prefilled again after a preemption; `cached_share` of the prompt tokens
+    were not computed, because another request's prompt begins with them; `bound` is None for a run
+    that finished nothing; `num_restarts` counts how often failed stages were started again.
     """
 
     scheduler: str
@@ -45,6 +46,7 @@ class RunSummary:
     recomputed_tokens: int
     peak_kv_share: float
     stage_busy_shares: tuple[float, ...]
+    cached_share: float = 0.0
     bound: RunBound | None = None
     num_restarts: int = 0
 
@@ -84,10 +86,16 @@ class RunSummary:
             f"KV cache     {self.peak_kv_share:.1%} at the peak",
             f"stages       {layers} layers; {busy}",
         )
-        return "\n".join([*lines, *self._bound_lines(), *self._fault_lines()])
+        more = (*self._prefix_lines(), *self._bound_lines(), *self._fault_lines())
+        return "\n".join([*lines, *more])
 
     def _fault_lines(self) -> list[str]:
         return [f"faults       stages started again: {self.num_restarts}"] * bool(self.num_restarts)
+
+    def _prefix_lines(self) -> list[str]:
+        if not self.cached_share:
+            return []
+        return [f"prefixes     {self.cached_share:.1%} of the prompt tokens came from the cache"]
 
     def _bound_lines(self) -> list[str]:
         bound, share = self.bound, self.bound_share
@@ -106,6 +114,8 @@ class RunTotals:
 
     `recomputed_tokens` is None where nobody counted: then it is what was prefilled beyond the
     prompts, which holds for a run whose requests have all finished.
+    `requested_tokens` are the prompt tokens of the finished requests, n times those of a job of n
+    completions; `cached_tokens` of them were not computed. 0 and 0 for what is not known.
     """
 
     scheduler: str
@@ -117,6 +127,8 @@ class RunTotals:
     num_preemptions: int
     peak_kv_blocks: int
     wall_s: float
+    requested_tokens: int = 0
+    cached_tokens: int = 0
     bound: RunBound | None = None
     recomputed_tokens: int | None = None
     num_restarts: int = 0
@@ -128,10 +140,11 @@ def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
     time_s = dict.fromkeys(Phase, 0.0)
     for interval in intervals:
         time_s[interval.phase] += interval.duration_s
+    requested = totals.requested_tokens or totals.prompt_tokens
     recomputed = totals.recomputed_tokens
     if recomputed is None:
         prefilled = sum(record.prefill_tokens for record in trace.batches)
-        recomputed = max(0, prefilled - totals.prompt_tokens)
+        recomputed = max(0, prefilled - requested + totals.cached_tokens)
     return RunSummary(
         scheduler=totals.scheduler,
         partition=totals.partition,
@@ -149,6 +162,7 @@ def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
         recomputed_tokens=recomputed,
         peak_kv_share=totals.peak_kv_blocks / trace.num_blocks,
         stage_busy_shares=tuple(busy_shares(trace)),
+        cached_share=totals.cached_tokens / max(1, requested),
         bound=totals.bound,
         num_restarts=totals.num_restarts,
     )
