@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from tdpipe.core.batch_plan import BatchPlan, BatchResult, Phase, Sample
+from tdpipe.core.errors import FaultKind, StageFailed
 
 
 def next_token(request_id: int, position: int) -> int:
@@ -122,6 +123,8 @@ class PagedExecutor(FakeExecutor):
         super().__init__(num_stages, num_blocks, block_size)
         self.memory: dict[tuple[int, int], int] = {}
         self.num_computed = 0
+        self.faults_at: set[int] = set()  # numbers of waits in which a stage dies
+        self.num_waits = 0
         self.sampled: dict[int, dict[int, int]] = {}  # batch id -> request id -> token
 
     def submit(self, plan: BatchPlan) -> None:
@@ -149,7 +152,15 @@ class PagedExecutor(FakeExecutor):
         if self.on_submit is not None:
             self.on_submit(plan)
 
+    def restart(self) -> None:
+        super().restart()
+        self.memory.clear()
+
     def wait(self, until_s: float | None) -> list[BatchResult]:
+        self.num_waits += 1
+        if self.num_waits in self.faults_at:
+            batch_id = self.queue[0].batch_id if self.queue else None
+            raise StageFailed(0, "killed", kind=FaultKind.DIED, batch_id=batch_id)
         return [
             BatchResult(
                 result.batch_id,

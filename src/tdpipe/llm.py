@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tdpipe.config.engine_config import EngineConfig
-from tdpipe.control.control_plane import check_request
+from tdpipe.control.request_check import check_request
 from tdpipe.core.errors import ConfigError, RequestRejected, StageFailed
 from tdpipe.core.limits import Limits
 from tdpipe.core.sampling_params import SamplingParams

@@ -1,18 +1,20 @@
 """Every scheduler over prompts with common beginnings: the same outputs, and no block is lost."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from factories import make_control, make_new
+from factories import make_control, make_cost, make_new
 from fakes import PagedExecutor, continuation
 from tdpipe.control.arrivals import ScheduledArrivals, TimedRequest
 from tdpipe.control.engine_loop import drive
+from tdpipe.control.fault_recovery import FaultRecovery
 from tdpipe.core.limits import Limits
 from tdpipe.core.request import FinishReason
-from tdpipe.policies.scheduler_registry import SCHEDULERS
+from tdpipe.policies.scheduler_registry import SCHEDULERS, make_scheduler
 
 NUM_EXAMPLES = 40  # for each scheduler
 HEADERS = [tuple((kind + at * at) % 3 for at in range(60)) for kind in (0, 0, 1, 2)]
@@ -48,11 +50,14 @@ def workloads(draw):
     return limits, requests, aborts
 
 
-def run(scheduler, limits, requests, aborts=None, sharing=True):
+def run(scheduler, limits, requests, aborts=None, sharing=True, faults_at=()):
     """Drive the requests to their ends; returns (executor, tokens by request, aborted requests)."""
     control = make_control(scheduler, limits, prefix_caching=sharing)
     executor = PagedExecutor(limits.num_stages, limits.num_blocks, limits.block_size)
     executor.on_submit = lambda plan: control.check()
+    executor.faults_at = set(faults_at)
+    policy = partial(make_scheduler, scheduler, make_cost(limits.num_stages))
+    recovery = FaultRecovery(control, executor.restart, policy, 1000, lambda message: None)
     tokens = {timed.request.request_id: [] for timed in requests}
     ends = {}
 
@@ -62,7 +67,8 @@ def run(scheduler, limits, requests, aborts=None, sharing=True):
         if event.finish_reason is not None:
             ends[event.request_id] = event.finish_reason
 
-    for number, events in enumerate(drive(control, executor, ScheduledArrivals(requests))):
+    rounds = drive(control, executor, ScheduledArrivals(requests), recovery=recovery)
+    for number, events in enumerate(rounds):
         for event in events:
             note(event)
         aborted = control.abort(aborts[number]) if aborts and number in aborts else None
@@ -90,6 +96,18 @@ def test_outputs_are_those_of_each_prompt(scheduler, workload):
         expected = continuation(new.prompt_token_ids, new.params.max_tokens)
         got = tokens[new.request_id]
         assert got == (expected[: len(got)] if new.request_id in aborted else expected)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@settings(max_examples=12, derandomize=True, database=None)
+@given(workload=workloads(), faults_at=st.sets(st.integers(1, 30), max_size=2))
+def test_outputs_are_the_same_when_stages_fail(scheduler, workload, faults_at):
+    limits, requests, _ = workload
+    _, tokens, _ = run(scheduler, limits, requests, faults_at=faults_at)
+    for timed in requests:
+        new = timed.request
+        expected = continuation(new.prompt_token_ids, new.params.max_tokens)
+        assert tokens[new.request_id] == expected
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from tdpipe.control.length_forecasts import LengthForecasts
 from tdpipe.control.plan_recorder import PlanRecorder
+from tdpipe.control.request_check import check_request
 from tdpipe.control.stop_condition import StopCondition
 from tdpipe.control.suspect_trials import SuspectTrials
 from tdpipe.core.batch_plan import BatchPlan, BatchResult, Sample, SequenceSlice, SequenceStart
 from tdpipe.core.block_pool import BlockPool
 from tdpipe.core.engine_state import EngineState
-from tdpipe.core.errors import RequestRejected, TdpipeError
+from tdpipe.core.errors import TdpipeError
 from tdpipe.core.limits import Limits
 from tdpipe.core.request import FinishReason, Request
 from tdpipe.core.sampling_params import SamplingParams
@@ -118,6 +119,7 @@ class ControlPlane:
         for request_id in list(self.state.waiting):
             request = self._leave_queue(request_id)
             request.finish_reason = FinishReason.ABORT
+            self.state.prefixes.remove(request)
             self.forecasts.ended(request)
 
     @property
@@ -373,28 +375,3 @@ class ControlPlane:
 def _start_of(one: Request) -> SequenceStart:
     num_prompt = len(one.prompt_token_ids)
     return SequenceStart(one.request_id, num_prompt, one.params, one.seed, one.end_token_ids)
-
-
-def check_request(num_prompt: int, params: SamplingParams, limits: Limits) -> int:
-    """Output tokens that the request may have.
-
-    Raises:
-        RequestRejected: the prompt is empty or leaves no room for an output, or prompt and
-            max_tokens together exceed max_model_len or the KV cache.
-    """
-    longest = min(limits.max_model_len, limits.kv_tokens)
-    if num_prompt == 0:
-        raise RequestRejected("prompt", "", "give at least one token")
-    if num_prompt >= longest:
-        fix = f"use at most {longest - 1} tokens, or raise max_model_len or the KV memory"
-        raise RequestRejected("prompt", f"{num_prompt} tokens", fix)
-    room = longest - num_prompt
-    if params.max_tokens is None:
-        return room
-    if params.max_tokens > room:
-        fix = (
-            f"use at most {room} after a prompt of {num_prompt} tokens (the limit for both is "
-            f"{longest}: max_model_len {limits.max_model_len}, KV cache {limits.kv_tokens})"
-        )
-        raise RequestRejected("max_tokens", params.max_tokens, fix)
-    return params.max_tokens

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from tdpipe.control.arrivals import QueuedArrivals
-from tdpipe.control.control_plane import NewRequest, check_request
+from tdpipe.control.control_plane import NewRequest
+from tdpipe.control.request_check import check_request
 from tdpipe.core.errors import RequestRejected, TdpipeError
 from tdpipe.core.limits import Limits
 from tdpipe.frontend.intake_forecasts import IntakeForecasts

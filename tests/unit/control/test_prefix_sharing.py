@@ -86,3 +86,16 @@ def test_a_preempted_request_comes_back_to_the_shared_blocks():
         starts += [piece.start for piece in plan.slices if piece.request_id == 1]
     assert control.state.num_preemptions == 1
     assert starts.count(8) == 2 and 0 not in starts
+
+
+def test_waiting_ones_are_withdrawn_with_their_claims():
+    control = control_of(num_blocks=4)
+    control.add([starting(index, 100) for index in range(4)])
+    step(control)
+    assert control.state.waiting
+    control.withdraw_waiting()
+    control.check()
+    assert not control.state.waiting and control.state.resident
+    while not control.is_idle:
+        step(control)
+    assert control.state.pool.num_free == 4
