@@ -1,6 +1,6 @@
 """Batch runs on a tiny model with a random fault each: do they all end complete and clean?
 
-    python benchmarks/faults.py --runs 200 --first-seed 0
+    python benchmarks/faults.py --runs 200 --first-seed 0 [--at-once 2]
 
 Writes results/faults.json after every run: seeds, faults, times to detection, problems (none).
 """
@@ -9,6 +9,8 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,19 +25,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--at-once", type=int, default=1, help="runs that go on at a time")
     parser.add_argument("--folder", type=Path, help="for the result, instead of results/")
     parser.add_argument("--smoke", action="store_true", help="one run")
     arguments = parser.parse_args()
     num_runs = 1 if arguments.smoke else arguments.runs
     runs: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         model = write_byte_model(Path(folder) / "model")
         bench = FaultBench(model, Path(folder))
-        for seed in range(arguments.first_seed, arguments.first_seed + num_runs):
-            outcome = {"seed": seed, **bench.run(random_fault(seed), f"run-{seed}")}
+
+        def outcome_of(seed: int) -> dict[str, Any]:
+            return {"seed": seed, **bench.run(random_fault(seed), f"run-{seed}")}
+
+        seeds = range(arguments.first_seed, arguments.first_seed + num_runs)
+        pool = stack.enter_context(ThreadPoolExecutor(arguments.at_once))
+        for outcome in pool.map(outcome_of, seeds):
             runs.append(outcome)
             print(outcome, file=sys.stderr, flush=True)
-            settings = {"lines": NUM_LINES, "first_seed": arguments.first_seed}
+            settings = {
+                "lines": NUM_LINES,
+                "first_seed": arguments.first_seed,
+                "at_once": arguments.at_once,
+            }
             write_result("faults", settings, figures(runs), arguments.folder)
     print(summary(runs))
     return 1 if any(run["problems"] for run in runs) else 0

@@ -10,10 +10,12 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 PR_SET_PDEATHSIG = 1
+REMOVAL_ATTEMPTS = 100
 
 
 def hold_life_line(stdin: BinaryIO, folder: Path) -> None:
@@ -26,8 +28,17 @@ def hold_life_line(stdin: BinaryIO, folder: Path) -> None:
     watcher.start()
 
 
+def leave_with_engine(folder: Path) -> NoReturn:
+    """End this process and remove the engine's folder, which the engine no longer can."""
+    # Another stage, or a thread of this one, may just be making a file in it.
+    for _ in range(REMOVAL_ATTEMPTS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.01)
+    os._exit(2)
+
+
 def _end_with_engine(stdin: BinaryIO, folder: Path) -> None:
     stdin.read()
-    # The engine removes its own folder if it still can; each of the stages may be the last.
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(2)
+    leave_with_engine(folder)

@@ -97,6 +97,7 @@ class PipelineExecutor:
         self._num_blocks = num_blocks
         self._connection.broadcast(Allocate(num_blocks))
         self._gather(Ready)
+        self._connection.remove_folder()
         self._watch.is_ready = True
 
     def restart(self) -> None:

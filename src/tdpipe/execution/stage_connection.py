@@ -51,7 +51,7 @@ class StageConnection:
         try:
             self._from_stages = self._bind(zmq.PULL, "engine")
             self._to_stages = [self._bind(zmq.PUSH, f"stage{i}") for i in range(num_stages)]
-            self._processes = StageProcesses(specs(self._folder))
+            self._processes = StageProcesses(specs(self._folder), self._folder)
         except BaseException:
             self._context.destroy(linger=0)
             self._temporary.cleanup()
@@ -60,6 +60,10 @@ class StageConnection:
     @property
     def pids(self) -> list[int]:
         return self._processes.pids
+
+    def remove_folder(self) -> None:
+        """Leave nothing behind, however the engine ends; once all are connected nobody needs it."""
+        self._temporary.cleanup()
 
     def vitals(self) -> list[Vitals]:
         """What the system says of each stage's process."""
@@ -101,6 +105,7 @@ class StageConnection:
         if self._is_closed:
             return
         self._is_closed = True
+        self.remove_folder()  # first: told to stop, stages no longer do it
         if at_once:
             self._processes.kill()
         else:
@@ -112,7 +117,6 @@ class StageConnection:
         for socket in (self._from_stages, *self._to_stages):
             socket.close(linger=0)
         self._context.term()
-        self._temporary.cleanup()
 
     # ---- details
 

@@ -8,6 +8,7 @@ engine dies, even by kill -9, every stage sees the end of it and leaves (life_li
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -23,13 +24,17 @@ KILL_LIMIT_S = 30.0
 
 
 class StageProcesses:
-    """The stage processes of one pipeline, in order of stages."""
+    """The stage processes of one pipeline, in order of stages.
 
-    def __init__(self, specs: list[StageSpec]) -> None:
+    Args:
+        folder: of the sockets, which a stage removes when the engine is gone.
+    """
+
+    def __init__(self, specs: list[StageSpec], folder: Path) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
             for spec in specs:
-                self._processes.append(_start(spec))
+                self._processes.append(_start(spec, folder))
         except BaseException:
             self.end()
             raise
@@ -71,8 +76,8 @@ class StageProcesses:
             _cut_life_line(process)
 
 
-def _start(spec: StageSpec) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tdpipe.execution.stage_worker"]
+def _start(spec: StageSpec, folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tdpipe.execution.stage_worker", str(folder)]
     # Its own session: Ctrl-C on the terminal reaches the engine only, which then ends the stages.
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None

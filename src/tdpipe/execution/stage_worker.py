@@ -1,7 +1,7 @@
 """A stage process: takes plans from the engine, hidden states from the stage before, hands on.
 
-Started as `python -m tdpipe.execution.stage_worker` with a StageSpec on standard input, which
-stays open as long as the engine lives: its end ends the stage.
+Started as `python -m tdpipe.execution.stage_worker FOLDER` (that of the sockets) with a StageSpec
+on standard input, which stays open as long as the engine lives: its end ends the stage.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tdpipe.core.errors import FaultKind
 from tdpipe.execution.failure_cause import cause_of_exception
-from tdpipe.execution.life_line import hold_life_line
+from tdpipe.execution.life_line import hold_life_line, leave_with_engine
 from tdpipe.execution.wire import Failed, StageSpec, decode_spec, encode
 
 if TYPE_CHECKING:
@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run one stage until the engine says stop or goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to handle
+    folder = Path(sys.argv[1])
     size = int.from_bytes(sys.stdin.buffer.read(4), "little")
-    spec = decode_spec(sys.stdin.buffer.read(size))
-    hold_life_line(sys.stdin.buffer, Path(spec.rendezvous).parent)
+    told = sys.stdin.buffer.read(size)
+    if not told or len(told) < size:
+        leave_with_engine(folder)
+    spec = decode_spec(told)
+    hold_life_line(sys.stdin.buffer, folder)
     if spec.cores:
         os.sched_setaffinity(0, spec.cores)
     # The thread count must be in the environment before torch and numpy are imported.
