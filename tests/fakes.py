@@ -1,7 +1,7 @@
 """A fake executor: a FIFO pipeline of unit-time stages that answers with known tokens."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tdpipe.core.batch_plan import BatchPlan, BatchResult, Phase, Sample
 
@@ -87,3 +87,70 @@ class FakeExecutor:
 
     def close(self) -> None:
         self.queue.clear()
+
+
+def keys_of(tokens: Sequence[int], before: Sequence[int] = ()) -> list[int]:
+    """What a fake model stores for tokens that follow `before`: each depends on all before it."""
+    keys = list(before)
+    for token in tokens:
+        keys.append(hash((token, *keys)))
+    return keys[len(before) :]
+
+
+def continuation(prompt: Sequence[int], num_tokens: int) -> list[int]:
+    """The tokens that the fake model generates after a prompt."""
+    keys, tokens = keys_of(prompt), []
+    for _ in range(num_tokens):
+        tokens.append(keys[-1] % 30000)
+        keys += keys_of(tokens[-1:], keys)
+    return tokens
+
+
+class PagedExecutor(FakeExecutor):
+    """A fake model over a paged cache: what it generates depends on all that its block tables name.
+
+    So a block that is wrong, given away too early or not written yet changes the output.
+    """
+
+    def __init__(self, num_stages: int, num_blocks: int, block_size: int) -> None:
+        super().__init__(num_stages, num_blocks, block_size)
+        self.memory: dict[tuple[int, int], int] = {}
+        self.num_computed = 0
+        self.sampled: dict[int, dict[int, int]] = {}  # batch id -> request id -> token
+
+    def submit(self, plan: BatchPlan) -> None:
+        assert self.has_room()
+        for request_id in plan.released:
+            self.tables.pop(request_id, None)
+        started = {start.request_id for start in plan.starts}
+        samples = self.sampled[plan.batch_id] = {}
+        for piece in plan.slices:
+            assert (piece.request_id in self.tables) != (piece.request_id in started)
+            table = self.tables.setdefault(piece.request_id, [])
+            table += piece.new_block_ids
+            slots = [
+                (table[at // self.block_size], at % self.block_size)
+                for at in range(piece.context_tokens)
+            ]
+            before = [self.memory[slot] for slot in slots[: piece.start]]
+            new = keys_of(piece.token_ids, before)
+            self.memory.update(zip(slots[piece.start :], new, strict=True))
+            self.num_computed += piece.num_tokens
+            if piece.samples:
+                samples[piece.request_id] = new[-1] % 30000
+        self.log.append((plan.phase, plan.slices, plan.released))
+        self.queue.append(plan)
+        if self.on_submit is not None:
+            self.on_submit(plan)
+
+    def wait(self, until_s: float | None) -> list[BatchResult]:
+        return [
+            BatchResult(
+                result.batch_id,
+                tuple(
+                    Sample(one.request_id, self.sampled[result.batch_id][one.request_id])
+                    for one in result.samples
+                ),
+            )
+            for result in super().wait(until_s)
+        ]

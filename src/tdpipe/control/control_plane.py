@@ -38,15 +38,23 @@ class NewRequest:
 
 
 class OutputEvent(NamedTuple):
-    """One token of one request (None for an abort before any token), perhaps its last."""
+    """One token of one request (None for an abort before any token), perhaps its last.
+
+    `cached_tokens` of its prompt were there before, computed for another request.
+    """
 
     request_id: int
     sample: Sample | None
     finish_reason: FinishReason | None
+    cached_tokens: int = 0
 
 
 class ControlPlane:
-    """Schedules requests over one pipeline with one policy."""
+    """Schedules requests over one pipeline with one policy.
+
+    Args:
+        prefix_caching: compute what prompts have in common once. Not where token ids are made up.
+    """
 
     def __init__(
         self,
@@ -55,6 +63,7 @@ class ControlPlane:
         predictor: LengthPredictor,
         stop_condition: StopCondition | None = None,
         recorder: PlanRecorder | None = None,
+        prefix_caching: bool = False,
     ) -> None:
         self.limits = limits
         self.policy = policy
@@ -62,6 +71,7 @@ class ControlPlane:
         self.stop_condition = stop_condition
         self.recorder = recorder
         self.state = EngineState(limits, BlockPool(limits.num_blocks))
+        self._prefix_caching = prefix_caching
         self._released: list[int] = []
         self._next_batch_id = 0
         self._num_admissions = 0
@@ -79,8 +89,11 @@ class ControlPlane:
         accepted = [self._accept(request, now_s) for request in new]
         self.forecasts.expect(accepted, [request.forecast for request in new])
         for request in accepted:
-            self.state.waiting[request.request_id] = request
-            self.state.num_waiting_tokens += request.num_tokens
+            # The penalty knows every prompt token, and the last stage only those it is sent.
+            if self._prefix_caching and request.params.repetition_penalty == 1.0:
+                self.state.prefixes.add(request)
+        for request in self.state.prefixes.grouped(accepted):
+            self._queue(request)
 
     def abort(self, request_id: int) -> OutputEvent | None:
         """End a request now, or when its batch comes back; the event if it ended now."""
@@ -148,6 +161,7 @@ class ControlPlane:
         waiting = self.state.waiting.values()
         assert not any(request.block_ids for request in waiting)
         assert self.state.num_waiting_tokens == sum(request.num_tokens for request in waiting)
+        self.state.prefixes.check(waiting, self.state.resident.values())
         residents = self.state.resident.items()
         assert self.state.ready.keys() == {key for key, one in residents if one.is_decodable}
         assert self.state.prefilling.keys() == {key for key, one in residents if one.is_prefilling}
@@ -169,10 +183,12 @@ class ControlPlane:
         )
 
     def _commit(self, choice: Choice) -> BatchPlan:
-        starts: list[SequenceStart] = []
         slices: list[SequenceSlice] = []
+        # First all admissions: none may lose its cached blocks to another's new ones.
+        new = [one for one in choice.prefills if one.request_id in self.state.waiting]
+        admitted = {one.request_id: self._admit(one.request_id) for one in new}
         for chunk in choice.prefills:
-            slices.append(self._prefill_slice(chunk, starts))
+            slices.append(self._prefill_slice(chunk, chunk.request_id in admitted))
         for request_id in choice.decodes:
             slices.append(self._decode_slice(self.state.ready.pop(request_id)))
         assert slices, choice
@@ -182,7 +198,7 @@ class ControlPlane:
             phase=choice.phase,
             num_prefills=len(choice.prefills),
             slices=tuple(slices),
-            starts=tuple(starts),
+            starts=tuple(map(_start_of, admitted.values())),
             released=tuple(self._released),
             reason=choice.reason,
         )
@@ -190,50 +206,51 @@ class ControlPlane:
         self._released.clear()
         return plan
 
-    def _prefill_slice(self, chunk: PrefillChunk, starts: list[SequenceStart]) -> SequenceSlice:
-        request = self.state.resident.get(chunk.request_id)
-        if request is None:
-            request = self._admit(chunk.request_id)
-            starts.append(
-                SequenceStart(
-                    request.request_id,
-                    len(request.prompt_token_ids),
-                    request.params,
-                    request.seed,
-                    request.end_token_ids,
-                )
-            )
-        return self._slice(request, chunk.num_tokens)
-
     def _admit(self, request_id: int) -> Request:
         request = self._leave_queue(request_id)
         request.prefill_target = request.num_tokens
         request.admission = self._num_admissions
         self._num_admissions += 1
         self.state.resident[request_id] = self.state.prefilling[request_id] = request
+        self.state.prefixes.join(request)
         return request
+
+    def _queue(self, request: Request, front: bool = False) -> None:
+        self.state.waiting[request.request_id] = request
+        if front:
+            self.state.waiting.move_to_end(request.request_id, last=False)
+        self.state.num_waiting_tokens += request.num_tokens
+        self.state.prefixes.waits(request, 1)
 
     def _leave_queue(self, request_id: int) -> Request:
         request = self.state.waiting.pop(request_id)
         self.state.num_waiting_tokens -= request.num_tokens
+        self.state.prefixes.waits(request, -1)
         return request
 
-    def _slice(self, request: Request, num_tokens: int) -> SequenceSlice:
-        assert 0 < num_tokens <= request.num_unscheduled, (num_tokens, request)
-        count = max(0, self.state.blocks_needed(request, num_tokens))
-        block_ids = self.state.pool.hold(request.request_id, count)
-        request.block_ids.extend(block_ids)
-        start = request.num_scheduled
-        request.num_scheduled += num_tokens
+    def _prefill_slice(self, chunk: PrefillChunk, is_first: bool) -> SequenceSlice:
+        request = self.state.resident[chunk.request_id]
+        num_known = len(request.block_ids)
+        if is_first:
+            num_known = 0
+            self.state.prefixes.join(request)  # also what slices before this one compute
+            if not request.num_preemptions:
+                request.num_cached_tokens = request.num_scheduled
+        start, stop = request.num_scheduled, request.num_scheduled + chunk.num_tokens
+        assert chunk.start == start < stop <= request.num_tokens, (chunk, request)
+        count = max(0, self.state.blocks_needed(request, chunk.num_tokens))
+        request.block_ids += self.state.pool.hold(request.request_id, count)
+        request.num_scheduled = stop
         request.num_in_flight += 1
+        self.state.prefixes.offer(request)
         if not request.is_prefilling:
             del self.state.prefilling[request.request_id]
         return SequenceSlice(
             request_id=request.request_id,
             start=start,
-            token_ids=request.tokens_between(start, start + num_tokens),
-            new_block_ids=block_ids,
-            samples=request.num_scheduled == request.num_tokens,
+            token_ids=request.tokens_between(start, stop),
+            new_block_ids=tuple(request.block_ids[num_known:]),
+            samples=stop == request.num_tokens,
         )
 
     def _decode_slice(self, request: Request) -> SequenceSlice:
@@ -256,9 +273,7 @@ class ControlPlane:
         request.prefill_target = 0
         request.num_preemptions += 1
         self.state.num_preemptions += 1
-        self.state.waiting[request.request_id] = request
-        self.state.waiting.move_to_end(request.request_id, last=False)
-        self.state.num_waiting_tokens += request.num_tokens
+        self._queue(request, front=True)
 
     def _append(self, sample: Sample) -> OutputEvent:
         request = self.state.resident[sample.request_id]
@@ -268,7 +283,7 @@ class ControlPlane:
         reason = self._finish_reason(request)
         if reason is not None:
             self._finish(request, reason)
-        return OutputEvent(sample.request_id, sample, reason)
+        return OutputEvent(sample.request_id, sample, reason, request.num_cached_tokens)
 
     def _finish_reason(self, request: Request) -> FinishReason | None:
         num_output = len(request.output_token_ids)
@@ -286,6 +301,7 @@ class ControlPlane:
         request.finish_reason = reason
         if request.request_id in self.state.resident:
             self._release(request)
+        self.state.prefixes.remove(request)
         self.state.num_finished += 1
         self.forecasts.ended(request)
 
@@ -295,7 +311,18 @@ class ControlPlane:
         self.state.prefilling.pop(request.request_id, None)
         self.state.pool.give_back(request.request_id, request.block_ids)
         request.block_ids.clear()
+        request.num_shared_blocks = 0
         self._released.append(request.request_id)
+
+
+def _start_of(request: Request) -> SequenceStart:
+    return SequenceStart(
+        request.request_id,
+        len(request.prompt_token_ids),
+        request.params,
+        request.seed,
+        request.end_token_ids,
+    )
 
 
 def check_request(num_prompt: int, params: SamplingParams, limits: Limits) -> int:

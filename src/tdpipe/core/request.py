@@ -19,10 +19,12 @@ class Request:
     """One sequence to complete.
 
     `num_scheduled` counts the tokens (prompt, then output) sent to the stages since the request
-    last got blocks; a preemption sets it back to 0 and keeps the output. `prefill_target` is how
-    many tokens its present prefill covers. `admission` counts up with every request that gets
-    blocks, so of two residents the older one has the smaller number. `max_tokens` is already cut
-    to what max_model_len leaves. `end_token_ids` are the tokens that end it.
+    last got blocks, or found there; a preemption sets it back to 0 and keeps the output. The first
+    `num_shared_blocks` of `block_ids` are cached for others too; `num_cached_tokens` were found
+    when the request was first admitted. `prefill_target` is how many tokens its present prefill
+    covers. `admission` counts up with every request that gets blocks, so of two residents the older
+    one has the smaller number. `max_tokens` is already cut to what max_model_len leaves.
+    `end_token_ids` are the tokens that end it.
 
     `predicted_tokens` is the forecast of its output, `length_quantiles` the forecast's distribution
     where one is known (prediction/length_predictor); `revised_tokens` is what the run so far makes
@@ -41,6 +43,8 @@ class Request:
     revised_tokens: int = 0
     output_token_ids: list[int] = field(default_factory=list)
     block_ids: list[int] = field(default_factory=list)
+    num_shared_blocks: int = 0
+    num_cached_tokens: int = 0
     num_scheduled: int = 0
     prefill_target: int = 0
     num_in_flight: int = 0

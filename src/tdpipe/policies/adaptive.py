@@ -25,6 +25,8 @@ from tdpipe.policies.kv_timeline import KVTimeline
 from tdpipe.policies.length_survival import LengthSurvival
 from tdpipe.policies.policy import Choice, PrefillChunk
 from tdpipe.policies.preemption import make_room
+from tdpipe.policies.prefill_draft import PrefillDraft
+from tdpipe.policies.shared_blocks import SharedBlocks
 
 # The forecast is a sum over n residents, whose errors cancel out in part: 1 / sqrt(n) of this share
 # of the blocks stays free to absorb what remains.
@@ -119,13 +121,14 @@ class Adaptive:
         waiting = [request.unrevised_remaining for request in self.order.heads(state)]
         longest = max(remaining, default=1)
         longest_waiting = max(waiting, default=0)
-        timeline.rebuild(residents, remaining, max(longest, longest_waiting))
+        shared = SharedBlocks(state)
+        timeline.rebuild(residents, remaining, max(longest, longest_waiting), shared)
         expected = sum(
             one.forecast_tokens * self.survival.mean_ratio(key)
             for key, one in self.order.classes.items()
         )
         return Outlook(
-            prompt_tokens=state.num_waiting_tokens,
+            prompt_tokens=state.num_tokens_to_prefill,
             output_tokens=round(expected) + sum(remaining),
             longest_tokens=longest,
             longest_waiting_tokens=longest_waiting,
@@ -143,14 +146,14 @@ class Adaptive:
         without others to fill their batches.
         """
         block_size, capacity = state.limits.block_size, state.limits.num_blocks
-        used = (state.num_waiting_tokens + (block_size // 2) * len(state.waiting)) / block_size
+        used = (state.num_tokens_to_prefill + (block_size // 2) * len(state.waiting)) / block_size
         if len(state.waiting) > free_places(state) or used > state.pool.num_free:
             return False
         requests = [*state.resident.values(), *state.waiting.values()]
         remaining = [self.survival.remaining(request) for request in requests]
         timeline = KVTimeline(block_size, self.survival.remaining)
-        timeline.rebuild(requests, remaining, max(remaining, default=1))
-        if self.sizing.tail_share(remaining, state.num_waiting_tokens) > MOST_TAIL:
+        timeline.rebuild(requests, remaining, max(remaining, default=1), SharedBlocks(state))
+        if self.sizing.tail_share(remaining, state.num_tokens_to_prefill) > MOST_TAIL:
             return False
         return max(timeline.blocks) <= fill_share(len(requests)) * capacity
 
@@ -188,30 +191,27 @@ class Adaptive:
         places = state.limits.max_num_seqs - len(lane)
         free = state.pool.num_free - sum(starts_block(one, state) for one in lane)
         new_places, num_resident = free_places(state), len(state.resident)
-        chunks: list[PrefillChunk] = []
+        draft = PrefillDraft(state, free)
         candidates = iter(state.prefilling.values())
-        while budget > 0 and places > len(chunks):
+        while budget > draft.num_tokens and places > len(draft.chunks):
             request = next(candidates, None)
             is_new = request is None
             if request is None and new_places > 0:
                 request = self._next_new(state, num_resident)
             if request is None:
                 break
-            block_size = state.limits.block_size
-            held = len(request.block_ids) * block_size - request.num_scheduled
-            num_tokens = min(request.num_unscheduled, budget, free * block_size + held)
+            left = draft.tokens_left(request)
+            num_tokens = min(left, budget - draft.num_tokens, draft.room_tokens(request))
             if num_tokens <= 0:
                 break
             if is_new:
                 self._admit(request)
                 new_places -= 1
                 num_resident += 1
-            chunks.append(PrefillChunk(request.request_id, num_tokens))
-            budget -= num_tokens
-            free -= state.blocks_needed(request, num_tokens)
-            if num_tokens < request.num_unscheduled:
+            draft.add(request, num_tokens)
+            if num_tokens < left:
                 break  # one unfinished prefill at a time, else unfinished ones lock up memory
-        return tuple(chunks)
+        return tuple(draft.chunks)
 
     def _next_new(self, state: EngineState, num_resident: int) -> Request | None:
         """The first request in order that the forecast has room for beside the residents."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from tdpipe.core.block_pool import blocks_for
 from tdpipe.core.engine_state import EngineState
 from tdpipe.core.request import Request
 
@@ -21,8 +20,3 @@ def free_places(state: EngineState) -> int:
 def waiting_that_may_enter(state: EngineState) -> Iterator[Request]:
     """Waiting requests in order of service, as many as there are places for."""
     return islice(state.waiting.values(), max(0, free_places(state)))
-
-
-def whole_prefill_blocks(state: EngineState, request: Request) -> int:
-    """Blocks for all known tokens of a waiting request (after a preemption: its output too)."""
-    return blocks_for(request.num_tokens, state.limits.block_size)

@@ -11,8 +11,11 @@ from typing import Protocol
 from tdpipe.core.engine_state import EngineState
 from tdpipe.core.limits import Limits
 from tdpipe.core.request import Request
-from tdpipe.policies.admission import waiting_that_may_enter, whole_prefill_blocks
+from tdpipe.policies.admission import waiting_that_may_enter
 from tdpipe.policies.kv_forecast import KVForecast, Usage, predicted_blocks
+from tdpipe.policies.policy import PrefillChunk
+from tdpipe.policies.prefill_draft import PrefillDraft
+from tdpipe.policies.shared_blocks import SharedBlocks
 
 
 class PrefillRule(Protocol):
@@ -22,11 +25,11 @@ class PrefillRule(Protocol):
         """What the residents will use."""
         ...
 
-    def next_batch(self, state: EngineState, forecast: KVForecast) -> list[Request]:
+    def next_batch(self, state: EngineState, forecast: KVForecast) -> list[PrefillChunk]:
         """The next waiting requests to prefill together; empty when the phase should end."""
         ...
 
-    def would_admit(self, state: EngineState) -> list[list[Request]]:
+    def would_admit(self, state: EngineState) -> list[list[PrefillChunk]]:
         """The prefill batches that a phase beginning now would run, if memory stayed as it is."""
         ...
 
@@ -47,60 +50,65 @@ class GreedyPrefill:
 
     def forecast(self, state: EngineState) -> KVForecast:
         """What the residents will use."""
-        return KVForecast(state.limits.block_size, state.resident.values(), self.blocks)
+        residents = state.resident.values()
+        return KVForecast(state.limits.block_size, residents, self.blocks, SharedBlocks(state))
 
-    def next_batch(self, state: EngineState, forecast: KVForecast) -> list[Request]:
+    def next_batch(self, state: EngineState, forecast: KVForecast) -> list[PrefillChunk]:
         """The next waiting requests to prefill together; empty when the phase should end.
 
         Adds the chosen requests to the forecast.
         """
-        chosen: list[Request] = []
-        free = state.pool.num_free
-        num_tokens = 0
+        draft = PrefillDraft(state)
         for request in waiting_that_may_enter(state):
-            if chosen and self._is_full(state.limits, len(chosen), num_tokens, request):
+            tokens = draft.tokens_left(request)
+            if draft.chunks and self._is_full(
+                state.limits, len(draft.chunks), draft.num_tokens, tokens
+            ):
                 break
-            alone = not state.resident and not chosen
-            if not self.fits(state, forecast, request, free, alone):
+            alone = not state.resident and not draft.chunks
+            if not self.fits(state, forecast, request, draft, alone):
                 break
-            chosen.append(request)
+            draft.add(request)
             forecast.add(request)
-            free -= whole_prefill_blocks(state, request)
-            num_tokens += request.num_tokens
-        return chosen
+        return draft.chunks
 
-    def would_admit(self, state: EngineState) -> list[list[Request]]:
+    def would_admit(self, state: EngineState) -> list[list[PrefillChunk]]:
         """The prefill batches that a phase beginning now would run, if memory stayed as it is."""
-        forecast = self.forecast(state)
-        free = state.pool.num_free
-        batches: list[list[Request]] = []
+        forecast, draft = self.forecast(state), PrefillDraft(state)
+        batches: list[list[PrefillChunk]] = []
         open_tokens = 0
         for request in waiting_that_may_enter(state):
             alone = not state.resident and not batches
-            if not self.fits(state, forecast, request, free, alone):
+            if not self.fits(state, forecast, request, draft, alone):
                 break
+            tokens = draft.tokens_left(request)
+            draft.add(request)
             forecast.add(request)
-            free -= whole_prefill_blocks(state, request)
-            if not batches or self._is_full(state.limits, len(batches[-1]), open_tokens, request):
+            if not batches or self._is_full(state.limits, len(batches[-1]), open_tokens, tokens):
                 batches.append([])
                 open_tokens = 0
-            batches[-1].append(request)
-            open_tokens += request.num_tokens
+            batches[-1].append(draft.chunks[-1])
+            open_tokens += tokens
         return batches
 
-    def _is_full(self, limits: Limits, length: int, num_tokens: int, request: Request) -> bool:
+    def _is_full(self, limits: Limits, length: int, num_tokens: int, more_tokens: int) -> bool:
         """Whether a batch of `length` prompts is closed before one more request."""
         return (
             num_tokens >= self.saturation_tokens
             or length == limits.max_num_seqs
-            or num_tokens + request.num_tokens > limits.max_num_batched_tokens
+            or num_tokens + more_tokens > limits.max_num_batched_tokens
         )
 
     def fits(
-        self, state: EngineState, forecast: KVForecast, request: Request, free: int, alone: bool
+        self,
+        state: EngineState,
+        forecast: KVForecast,
+        request: Request,
+        draft: PrefillDraft,
+        alone: bool,
     ) -> bool:
-        """Whether one more request may be admitted with `free` blocks left."""
-        if whole_prefill_blocks(state, request) > free:
+        """Whether one more request may be admitted after those of the draft."""
+        if draft.blocks(request) > draft.free_blocks:
             return False
         # With nothing resident the forecast must not lock out a request that fits the cache.
         return alone or forecast.peak_with(request) < self.threshold * state.limits.num_blocks
@@ -113,8 +121,14 @@ class OccupancyPrefill(GreedyPrefill):
     occupancy: float = 0.9
 
     def fits(
-        self, state: EngineState, forecast: KVForecast, request: Request, free: int, alone: bool
+        self,
+        state: EngineState,
+        forecast: KVForecast,
+        request: Request,
+        draft: PrefillDraft,
+        alone: bool,
     ) -> bool:
-        free -= whole_prefill_blocks(state, request)
+        """Whether one more request may be admitted after those of the draft."""
+        free = draft.free_blocks - draft.blocks(request)
         used = state.limits.num_blocks - free
         return free >= 0 and (alone or used <= self.occupancy * state.limits.num_blocks)

@@ -8,6 +8,7 @@ largest size in each interval that it is expected to live into.
 from collections.abc import Callable, Sequence
 
 from tdpipe.core.request import Request
+from tdpipe.policies.shared_blocks import SharedBlocks
 
 NUM_INTERVALS = 64
 SHORTEST_INTERVAL = 4  # rounds
@@ -15,6 +16,8 @@ SHORTEST_INTERVAL = 4  # rounds
 
 class KVTimeline:
     """Expected blocks in use in each of NUM_INTERVALS intervals from now.
+
+    Blocks that several requests share count once, in all intervals.
 
     Args:
         block_size: tokens in a block; a request wastes half a block on average.
@@ -26,27 +29,39 @@ class KVTimeline:
         self.remaining = remaining
         self.interval = SHORTEST_INTERVAL
         self.blocks = [0.0] * NUM_INTERVALS
+        self.shared: SharedBlocks | None = None
 
-    def rebuild(self, requests: Sequence[Request], remaining: Sequence[int], longest: int) -> None:
+    def rebuild(
+        self,
+        requests: Sequence[Request],
+        remaining: Sequence[int],
+        longest: int,
+        shared: SharedBlocks | None = None,
+    ) -> None:
         """Forget what was known and count these requests.
 
         Args:
             remaining: tokens that each is expected to generate yet.
             longest: rounds to look ahead; requests expected to live longer count to there.
+            shared: counts the blocks that requests share, from now on; None if none do.
         """
+        self.shared = shared
         self.interval = max(SHORTEST_INTERVAL, -(-longest // NUM_INTERVALS))
         counts, tokens, last_tokens = ([0] * NUM_INTERVALS for _ in range(3))
-        slack = self.block_size // 2
+        slack, num_shared = self.block_size // 2, 0
         for request, to_come in zip(requests, remaining, strict=True):
             index = min(to_come // self.interval, NUM_INTERVALS - 1)
             size = len(request.prompt_token_ids) + len(request.output_token_ids) + slack
+            if shared is not None:
+                num_shared += shared.add(request)
+                size -= shared.num_shared(request) * self.block_size
             counts[index] += 1
             tokens[index] += size
             last_tokens[index] += size + to_come
         count = total = 0
         for index in range(NUM_INTERVALS - 1, -1, -1):  # from the end: who lives longer lives here
             grown = total + count * (index + 1) * self.interval
-            self.blocks[index] = (grown + last_tokens[index]) / self.block_size
+            self.blocks[index] = (grown + last_tokens[index]) / self.block_size + num_shared
             count += counts[index]
             total += tokens[index]
 
@@ -54,6 +69,9 @@ class KVTimeline:
         """Count one more request, about to be prefilled."""
         for index, blocks in enumerate(self._blocks_of(request)):
             self.blocks[index] += blocks
+        new = self.shared.add(request) if self.shared is not None else 0
+        if new:
+            self.blocks = [blocks + new for blocks in self.blocks]
 
     def peak_with(self, request: Request, prefill_per_round: int) -> float:
         """Blocks in use at the fullest moment of the request's expected life.
@@ -62,6 +80,9 @@ class KVTimeline:
             prefill_per_round: tokens of its prompt that a round computes, and so stores.
         """
         blocks = self._blocks_of(request)
+        if self.shared is not None:
+            new = self.shared.num_new(request)
+            blocks = [own + new for own in blocks]
         for index in range(len(blocks)):
             stored = prefill_per_round * (index + 1) * self.interval / self.block_size
             if stored >= blocks[index]:
@@ -71,6 +92,8 @@ class KVTimeline:
 
     def _blocks_of(self, request: Request) -> list[float]:
         size = request.num_tokens + self.block_size // 2
+        if self.shared is not None:
+            size -= self.shared.num_shared(request) * self.block_size
         remaining = self.remaining(request)
         last = min(remaining // self.interval, NUM_INTERVALS - 1)
         ends = [(index + 1) * self.interval for index in range(last)]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tdpipe.core.engine_state import EngineState
-from tdpipe.core.request import Request
 from tdpipe.cost.cost_model import BatchLoad, CostModel, prefill_load
 from tdpipe.policies.intensity import compare
+from tdpipe.policies.policy import PrefillChunk
 
 
 class PhaseSwitch(Protocol):
@@ -17,7 +17,7 @@ class PhaseSwitch(Protocol):
         """A decode phase begins."""
         ...
 
-    def reason(self, state: EngineState, prefills: Sequence[Sequence[Request]]) -> str:
+    def reason(self, state: EngineState, prefills: Sequence[Sequence[PrefillChunk]]) -> str:
         """Why to switch now to the prefill batches that would be admitted; empty to decode on."""
         ...
 
@@ -31,8 +31,8 @@ class IntensitySwitch:
     def begin(self, state: EngineState) -> None:
         pass
 
-    def reason(self, state: EngineState, prefills: Sequence[Sequence[Request]]) -> str:
-        loads = [_batch_load([request.num_tokens for request in batch]) for batch in prefills]
+    def reason(self, state: EngineState, prefills: Sequence[Sequence[PrefillChunk]]) -> str:
+        loads = [_batch_load(batch) for batch in prefills]
         size = -(-len(state.resident) // state.limits.num_stages)
         context = sum(request.num_tokens for request in state.resident.values())
         verdict = compare(self.cost, loads, size, context / len(state.resident))
@@ -50,15 +50,15 @@ class FinishedShareSwitch:
     def begin(self, state: EngineState) -> None:
         self._begun_with, self._finished_before = len(state.resident), state.num_finished
 
-    def reason(self, state: EngineState, prefills: Sequence[Sequence[Request]]) -> str:
+    def reason(self, state: EngineState, prefills: Sequence[Sequence[PrefillChunk]]) -> str:
         finished = state.num_finished - self._finished_before
         if finished < self.share * self._begun_with:
             return ""
         return f"{finished} of {self._begun_with} finished"
 
 
-def _batch_load(lengths: list[int]) -> BatchLoad:
-    loads = [prefill_load(0, length) for length in lengths]
+def _batch_load(batch: Sequence[PrefillChunk]) -> BatchLoad:
+    loads = [prefill_load(chunk.start, chunk.num_tokens) for chunk in batch]
     return BatchLoad(
         prefill_tokens=sum(load.prefill_tokens for load in loads),
         prefill_pairs=sum(load.prefill_pairs for load in loads),

@@ -9,9 +9,13 @@ from tdpipe.core.engine_state import EngineState
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """The next num_tokens tokens of a request's prefill; the request may still be waiting."""
+    """The next num_tokens tokens of a request's prefill; the request may still be waiting.
+
+    `start` tokens are there before: prefilled, or in common with another prompt.
+    """
 
     request_id: int
+    start: int
     num_tokens: int
 
 

@@ -29,7 +29,7 @@ def make_room(
             if candidate.num_in_flight:
                 continue
             victims.append(candidate.request_id)
-            free += len(candidate.block_ids)
+            free += state.blocks_freed(candidate)
             needed -= needs.pop(candidate.request_id, 0)
     assert needed <= free, (needed, free)
     return tuple(needs), tuple(victims)

@@ -5,10 +5,11 @@ batches with short decode batches and so leaves bubbles (paper 2.3).
 """
 
 from tdpipe.core.engine_state import EngineState
-from tdpipe.policies.admission import WATERMARK, waiting_that_may_enter, whole_prefill_blocks
+from tdpipe.policies.admission import WATERMARK, waiting_that_may_enter
 from tdpipe.policies.decode_turns import DecodeShare, decode_batches_in_flight, next_decode_share
 from tdpipe.policies.policy import Choice, PrefillChunk
 from tdpipe.policies.preemption import make_room
+from tdpipe.policies.prefill_draft import PrefillDraft
 
 
 class SeparateBatching:
@@ -37,14 +38,14 @@ class SeparateBatching:
         """Whole prompts in order up to max_num_batched_tokens; a longer one goes alone."""
         limits = state.limits
         reserve = int(WATERMARK * limits.num_blocks) if state.resident else 0
-        free = state.pool.num_free - reserve
-        chosen: list[PrefillChunk] = []
-        num_tokens = 0
+        draft = PrefillDraft(state, state.pool.num_free - reserve)
         for request in waiting_that_may_enter(state):
-            num_tokens += request.num_tokens
-            free -= whole_prefill_blocks(state, request)
-            full = num_tokens > limits.max_num_batched_tokens or len(chosen) == limits.max_num_seqs
-            if free < 0 or (chosen and full):
+            num_tokens = draft.num_tokens + draft.tokens_left(request)
+            full = (
+                num_tokens > limits.max_num_batched_tokens
+                or len(draft.chunks) == limits.max_num_seqs
+            )
+            if draft.blocks(request) > draft.free_blocks or (draft.chunks and full):
                 break
-            chosen.append(PrefillChunk(request.request_id, request.num_tokens))
-        return tuple(chosen)
+            draft.add(request)
+        return tuple(draft.chunks)

@@ -14,7 +14,7 @@ from tdpipe.cost.cost_model import CostModel
 from tdpipe.policies.greedy_prefill import GreedyPrefill, PrefillRule
 from tdpipe.policies.kv_forecast import KVForecast
 from tdpipe.policies.phase_switch import IntensitySwitch, PhaseSwitch
-from tdpipe.policies.policy import Choice, PrefillChunk
+from tdpipe.policies.policy import Choice
 from tdpipe.policies.preemption import make_room
 from tdpipe.policies.work_stealing import Balance, steal
 
@@ -66,8 +66,7 @@ class TemporalDisaggregation:
         batch = self.prefill_rule.next_batch(state, self._forecast)
         if not batch:
             return None
-        chunks = tuple(PrefillChunk(request.request_id, request.num_tokens) for request in batch)
-        return Choice(prefills=chunks, reason=self._take_reason())
+        return Choice(prefills=tuple(batch), reason=self._take_reason())
 
     # ---- decode phase
 

@@ -57,7 +57,7 @@ class TokenThrottling:
     def prefill_tokens(self, state: EngineState) -> int:
         """Prefill tokens that the next batch may hold."""
         unsent = sum(request.num_unscheduled for request in state.prefilling.values())
-        waiting = state.num_waiting_tokens + unsent
+        waiting = state.num_tokens_to_prefill + unsent
         demand = min(max(waiting // self.num_iterations, self.min_tokens), self.max_tokens)
         if not state.num_decoding:
             return demand  # nothing would make room: go on with what the cache holds

@@ -4,6 +4,7 @@ from factories import add_resident, make_cost, make_limits, make_request, make_s
 from tdpipe.policies.greedy_prefill import GreedyPrefill, OccupancyPrefill
 from tdpipe.policies.kv_forecast import KVForecast
 from tdpipe.policies.phase_switch import FinishedShareSwitch, IntensitySwitch
+from tdpipe.policies.policy import PrefillChunk
 from tdpipe.policies.work_stealing import keep
 
 
@@ -33,7 +34,7 @@ def test_finished_share():
 def test_intensity_gives_its_numbers():
     state = make_state(make_limits(num_blocks=100))
     add_resident(state, make_request(0))
-    pending = [[make_request(1, 192)] for _ in range(9)]
+    pending = [[PrefillChunk(1, 0, 192)] for _ in range(9)]
     assert "spatial" in IntensitySwitch(make_cost(2)).reason(state, pending)
 
 

@@ -203,7 +203,7 @@ def test_the_switch_looks_at_the_mean_lane():
     # 3 residents in 2 lanes: batches of 2, 102 s. Spatial (2 / 102) / (256 / 356) = 0.027. Bubble
     # 300 - 102 = 198, total 300 + 2 x 102 + 198 = 702: 0.718.
     state = state_with(100, [(8, 20)] * 3, [(200, 4)])
-    reason = IntensitySwitch(LinearCost(2)).reason(state, [list(state.waiting.values())])
+    reason = IntensitySwitch(LinearCost(2)).reason(state, GreedyPrefill().would_admit(state))
     assert reason == "spatial 0.027, temporal 0.718"
 
 
