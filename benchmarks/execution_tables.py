@@ -1,5 +1,7 @@
 """Tables of the execution plane: where time goes, the floor, what int8 costs."""
 
+from statistics import median
+
 
 def breakdown(result: dict) -> str:
     """Seconds of each part by stage and phase."""
@@ -66,4 +68,29 @@ def quantization(result: dict) -> str:
         f"{agreement['same_answers']:.0%} are the same; "
         f"{agreement['same_tokens_before_a_difference']:.0%} of the tokens come before the first "
         "that differs ([quantization.json](../benchmarks/results/quantization.json))\n"
+    )
+
+
+def prefix_sharing(result: dict) -> str:
+    """Time and peak memory with prefix caching on and off."""
+    lines = ["| prefix caching | s | x | KV cache at the peak | prompt tokens from the cache |"]
+    lines.append("|---" * 5 + "|")
+    runs_of = result["runs"]
+    medians = {name: median(one["seconds"] for one in runs) for name, runs in runs_of.items()}
+    for name, runs in runs_of.items():
+        ratio = medians["off"] / medians[name]
+        lines.append(
+            f"| {name} | {medians[name]:.1f} | {ratio:.2f} | {runs[0]['peak_kv_share']:.1%} | "
+            f"{runs[0]['cached_share']:.1%} |"
+        )
+    settings, machine = result["settings"], result["machine"]
+    rounds = settings["rounds"]
+    return "\n".join(lines) + (
+        f"\n\n{settings['requests']} requests, a header of {settings['header_tokens']} tokens and "
+        f"{settings['output_tokens']} output tokens each, {runs_of['on'][0]['prompt_tokens']} "
+        f"prompt tokens in all; {settings['scheduler']}, {settings['stages']} stages with "
+        f"{settings['kv_cache_memory']} of KV cache each; "
+        f"{f'{rounds} alternating rounds, medians' if rounds > 1 else 'one round in turn'}; "
+        f"{machine['cores']} cores of {machine['cpu']}; {result['same_outputs']:.0%} of the "
+        "answers are the same ([prefix_sharing.json](../benchmarks/results/prefix_sharing.json))\n"
     )

@@ -269,6 +269,7 @@ TABLES = {
     "limit_int8": execution_tables.limit,
     "stage_memory": execution_tables.stage_memory,
     "quantization": execution_tables.quantization,
+    "prefix_sharing": execution_tables.prefix_sharing,
     "length_accuracy": length_tables.length_accuracy,
     "length_effect": length_tables.length_effect,
     "length_effect_real": length_tables.length_effect_real,

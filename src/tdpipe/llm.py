@@ -227,6 +227,7 @@ class LLM:
             source=self._source,
             partition=self.partition,
             seed=self.config.seed,
+            prefix_caching=self.config.enable_prefix_caching,
             settings={**self.config.recorded(), "trained_predictor": self._predictor.kind},
         )
         self._open_run = JobRun(jobs, parts, on_progress)

@@ -42,6 +42,11 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-num-batched-tokens", type=int, help="prompt tokens in a batch (default 2048)"
     )
+    group.add_argument(
+        "--enable-prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        help="compute what prompts begin with in common once (default on)",
+    )
     group.add_argument("--threads-per-stage", type=int, help="CPU cores a stage (default 1)")
     group.add_argument("--engine-seed", type=int, help="seed of requests without one (default 0)")
     group.add_argument("--timeline", help="write a Chrome/Perfetto trace here", metavar="FILE")

@@ -42,6 +42,7 @@ class EngineConfig:
         block_size: tokens in a KV block.
         max_num_seqs: sequences in a batch, at most.
         max_num_batched_tokens: tokens of several prompts in a batch, at most.
+        enable_prefix_caching: compute blocks of tokens that several prompts begin with once.
         threads_per_stage: CPU cores of each stage, when the device is the CPU.
         seed: from which the requests that set no seed of their own get theirs.
 
@@ -63,6 +64,7 @@ class EngineConfig:
     block_size: int = 32
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
+    enable_prefix_caching: bool = True
     threads_per_stage: int = 1
     seed: int = 0
 
@@ -84,6 +86,9 @@ class EngineConfig:
         _require_choice("device", self.device, DEVICES)
         if self.quantization is not None:
             _require_choice("quantization", self.quantization, QUANTIZATIONS)
+        if not isinstance(self.enable_prefix_caching, bool):
+            value = self.enable_prefix_caching
+            raise ConfigError("enable_prefix_caching", value, "use True or False")
         share = self.gpu_memory_utilization
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise ConfigError("gpu_memory_utilization", share, "use more than 0, up to 1")

@@ -44,6 +44,7 @@ class RunParts:
     source: ModelSource
     partition: tuple[int, ...]
     seed: int
+    prefix_caching: bool
     settings: dict[str, object]
 
 
@@ -143,6 +144,8 @@ class JobRun:
             num_requests=self._collector.num_finished,
             num_failed=self._num_failed,
             prompt_tokens=self._collector.num_prompt_tokens,
+            requested_tokens=sum(prompt for prompt, _ in self._collector.lengths),
+            cached_tokens=sum(self._collector.cached_tokens),
             output_tokens=self._collector.num_output_tokens,
             num_preemptions=self._control.state.num_preemptions,
             peak_kv_blocks=self._control.state.pool.peak_used,
@@ -158,8 +161,9 @@ class JobRun:
         assert self._control is not None and self._collector is not None
         if not self._collector.lengths:
             return None
-        cost = self._parts.cost
-        bound = lower_bound(self._collector.lengths, cost, self._control.limits.kv_tokens)
+        cost, collector = self._parts.cost, self._collector
+        kv_tokens = self._control.limits.kv_tokens
+        bound = lower_bound(collector.lengths, cost, kv_tokens, collector.cached_tokens)
         return RunBound(bound.seconds, bound.name, not isinstance(cost, ProfiledCost))
 
     def _stop_strings(self, event: OutputEvent) -> tuple[str, ...]:
@@ -174,7 +178,13 @@ class JobRun:
         parts = self._parts
         limits = parts.limits()
         checker = StopStringChecker(parts.tokenizer())
-        self._control = ControlPlane(limits, parts.policy, parts.predictor, checker)
+        self._control = ControlPlane(
+            limits,
+            parts.policy,
+            parts.predictor,
+            checker,
+            prefix_caching=parts.prefix_caching,
+        )
         self._collector = OutputCollector(
             self._intake.accepted, parts.tokenizer(), checker, parts.source.end_token_ids
         )

@@ -22,7 +22,7 @@ class OutputCollector:
     """Keeps the tokens of unfinished jobs; text is made once, when a completion ends.
 
     `lengths` are the (prompt tokens, output tokens) of the engine's finished requests, n for a job
-    of n completions.
+    of n completions; `cached_tokens` says for each how much of its prompt was there before.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class OutputCollector:
         self.num_prompt_tokens = 0
         self.num_finished = 0
         self.lengths: list[tuple[int, int]] = []
+        self.cached_tokens: list[int] = []
         self._accepted = accepted
         self._tokenizer = tokenizer
         self._stop_checker = stop_checker
@@ -54,6 +55,7 @@ class OutputCollector:
             return None
         if samples and event.finish_reason is not FinishReason.ABORT:
             self.lengths.append((len(accepted.prompt_token_ids), len(samples)))
+            self.cached_tokens.append(event.cached_tokens)
         number = event.request_id - accepted.first_request_id
         job.finished[number] = self._completion(number, event.request_id, job, event.finish_reason)
         del self._accepted[event.request_id], job.samples[event.request_id]

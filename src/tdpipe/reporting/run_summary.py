@@ -25,8 +25,9 @@ class RunSummary:
     """Totals of one run; times in seconds, shares between 0 and 1.
 
     `wall_s` runs from the first batch's submission to the last result; `recomputed_tokens` are
-    prompt and output tokens prefilled again after a preemption; `bound` is None for a run that
-    finished nothing.
+    prompt and output tokens prefilled again after a preemption; `cached_share` of the prompt tokens
+    were not computed, because another request's prompt begins with them; `bound` is None for a run
+    that finished nothing.
     """
 
     scheduler: str
@@ -45,6 +46,7 @@ class RunSummary:
     recomputed_tokens: int
     peak_kv_share: float
     stage_busy_shares: tuple[float, ...]
+    cached_share: float = 0.0
     bound: RunBound | None = None
 
     @property
@@ -83,7 +85,12 @@ class RunSummary:
             f"KV cache     {self.peak_kv_share:.1%} at the peak",
             f"stages       {layers} layers; {busy}",
         )
-        return "\n".join([*lines, *self._bound_lines()])
+        return "\n".join([*lines, *self._prefix_lines(), *self._bound_lines()])
+
+    def _prefix_lines(self) -> list[str]:
+        if not self.cached_share:
+            return []
+        return [f"prefixes     {self.cached_share:.1%} of the prompt tokens came from the cache"]
 
     def _bound_lines(self) -> list[str]:
         bound, share = self.bound, self.bound_share
@@ -98,7 +105,11 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunTotals:
-    """What the front end counts itself."""
+    """What the front end counts itself.
+
+    `requested_tokens` are the prompt tokens of the finished requests, n times those of a job of n
+    completions; `cached_tokens` of them were not computed. 0 and 0 for what is not known.
+    """
 
     scheduler: str
     partition: tuple[int, ...]
@@ -109,6 +120,8 @@ class RunTotals:
     num_preemptions: int
     peak_kv_blocks: int
     wall_s: float
+    requested_tokens: int = 0
+    cached_tokens: int = 0
     bound: RunBound | None = None
 
 
@@ -119,6 +132,7 @@ def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
     for interval in intervals:
         time_s[interval.phase] += interval.duration_s
     prefilled = sum(record.prefill_tokens for record in trace.batches)
+    requested = totals.requested_tokens or totals.prompt_tokens
     return RunSummary(
         scheduler=totals.scheduler,
         partition=totals.partition,
@@ -133,8 +147,9 @@ def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
         num_batches=len(trace.batches),
         num_switches=max(0, len(intervals) - 1),
         num_preemptions=totals.num_preemptions,
-        recomputed_tokens=max(0, prefilled - totals.prompt_tokens),
+        recomputed_tokens=max(0, prefilled - requested + totals.cached_tokens),
         peak_kv_share=totals.peak_kv_blocks / trace.num_blocks,
         stage_busy_shares=tuple(busy_shares(trace)),
+        cached_share=totals.cached_tokens / max(1, requested),
         bound=totals.bound,
     )

@@ -14,7 +14,9 @@ memory    While a decode step of a request is on its way, which takes at least t
           offers capacity x T. This is the price of reading the weights for too few requests.
 chain     The steps of one request follow each other: the longest needs its number of steps x L.
 
-Prefix sharing and speculation would break the assumption that every token is computed by itself.
+What a prompt had in common with others counts nowhere: neither is it computed again, nor stored,
+nor need it be read for each request by itself. Speculation would break the assumption that every
+other token is computed by itself.
 """
 
 from collections.abc import Sequence
@@ -49,10 +51,20 @@ class LowerBound:
         return max(values, key=lambda name: values[name])
 
 
-def lower_bound(lengths: Sequence[tuple[int, int]], cost: CostModel, kv_tokens: int) -> LowerBound:
-    """The bound for requests of (prompt tokens, output tokens) and a cache of kv_tokens."""
+def lower_bound(
+    lengths: Sequence[tuple[int, int]],
+    cost: CostModel,
+    kv_tokens: int,
+    cached_tokens: Sequence[int] | None = None,
+) -> LowerBound:
+    """The bound for requests of (prompt tokens, output tokens) and a cache of kv_tokens.
+
+    `cached_tokens` of each prompt were computed for another request; None for none of any.
+    """
+    cached = cached_tokens or [0] * len(lengths)
+    own = [(prompt - n, output) for (prompt, output), n in zip(lengths, cached, strict=True)]
     steps = sum(output - 1 for _, output in lengths)
-    contexts = sum(_context_steps(prompt, output) for prompt, output in lengths)
+    contexts = sum(_context_steps(prompt, output) for prompt, output in own)
     stages = range(cost.num_stages)
     first_s = [cost.stage_time_s(stage, FIRST_CHUNK) for stage in stages]
     pass_s = [
@@ -62,8 +74,8 @@ def lower_bound(lengths: Sequence[tuple[int, int]], cost: CostModel, kv_tokens: 
     links_s = (cost.num_stages - 1) * cost.transfer_time_s(1)
     latency_s = sum(pass_s) + links_s
     load = BatchLoad(
-        prefill_tokens=sum(prompt for prompt, _ in lengths),
-        prefill_pairs=sum(prefill_pairs(0, prompt) for prompt, _ in lengths),
+        prefill_tokens=sum(prompt for prompt, _ in own),
+        prefill_pairs=sum(prefill_pairs(0, prompt) for prompt, _ in own),
         decode_sequences=steps,
         decode_context_tokens=contexts,
         sampled=len(lengths),
