@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
-        options.requests, options.output_tokens = 12, 2
+        options.requests, options.output_tokens = 8, 2
         options.header_tokens, options.kv_cache_memory = 300, "64MiB"
     runs: dict[str, list[dict[str, Any]]] = {"on": [], "off": []}
     with LLM(

@@ -70,6 +70,15 @@ def test_stage_memory(tmp_path):
     assert "| 1 |" in make_tables.TABLES["stage_memory"](result)
 
 
+def test_prefix_sharing(tmp_path):
+    run("prefix_sharing.py", "--smoke", "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "prefix_sharing.json").read_text())
+    [on], [off] = result["runs"]["on"], result["runs"]["off"]
+    assert on["cached_share"] > 0.5 and off["cached_share"] == 0
+    assert on["peak_kv_share"] < off["peak_kv_share"] and result["same_outputs"] > 0.9
+    assert "| off |" in make_tables.TABLES["prefix_sharing"](result)
+
+
 def test_quantization(tmp_path):
     run("quantization.py", "--smoke", "--folder", str(tmp_path))
     result = json.loads((tmp_path / "quantization.json").read_text())

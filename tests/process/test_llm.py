@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -107,6 +108,24 @@ def test_stream_adds_up_to_the_answer(llm):
 def test_generate_iter_yields_short_ones_first(llm):
     params = [SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True) for n in (40, 2)]
     assert [output.index for output in llm.generate_iter(["a", "b"], params)] == [1, 0]
+
+
+def test_a_common_header_changes_no_answer(llm):
+    header = "The following is a list of questions about capitals, with short answers. " * 9
+    asked = ("France", "Italy", "Japan", "Egypt", "Peru", "Norway", "Kenya", "Cuba")
+    prompts = [f"{header}Question: What is the capital of {one}? Answer:" for one in asked]
+    config = llm.config
+    llm.config = replace(config, enable_prefix_caching=False)
+    alone = [output.outputs[0].token_ids for output in llm.generate(prompts, GREEDY)]
+    assert llm.summary().cached_share == 0
+    llm.config = config
+    for scheduler in ("td-pipe", "adaptive", "pp-hybrid"):
+        llm.use_scheduler(scheduler)
+        shared = [output.outputs[0].token_ids for output in llm.generate(prompts, GREEDY)]
+        assert shared == alone, scheduler
+        summary = llm.summary()
+        assert summary.cached_share > 0.5 and summary.recomputed_tokens == 0
+    llm.config = config
 
 
 def test_an_abandoned_run_does_not_disturb_the_next(llm):

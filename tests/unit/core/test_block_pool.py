@@ -22,6 +22,35 @@ def test_hold_and_give_back():
     assert pool.hold(3, 3) == (0, 1, 3)
 
 
+def test_a_shared_block_counts_once_and_goes_with_its_last_holder():
+    pool = BlockPool(4)
+    tables = {1: list(pool.hold(1, 2)), 2: [0]}
+    pool.cache(0)
+    pool.join(2, [0])
+    assert pool.num_used == 2 and (pool.num_holders(0), pool.num_holders(1)) == (2, 1)
+    pool.check(tables)
+    pool.give_back(1, tables.pop(1))
+    pool.check(tables)
+    assert pool.num_free == 3
+    pool.give_back(2, tables.pop(2))
+    pool.check(tables)
+    assert pool.num_free == 4 and pool.num_holders(0) == 0
+
+
+def test_idle_blocks_go_last_and_are_announced():
+    pool, evicted = BlockPool(3), []
+    pool.on_evict = evicted.append
+    blocks = list(pool.hold(1, 2))
+    for block_id in blocks:
+        pool.cache(block_id)
+    pool.give_back(1, blocks)
+    assert pool.hold(2, 1) == (2,) and evicted == []
+    assert pool.hold(3, 1) == (1,) and evicted == [1]
+    pool.uncache(0)
+    pool.check({2: [2], 3: [1]})
+    assert pool.hold(4, 1) == (0,) and evicted == [1]
+
+
 def test_slips_are_noticed():
     pool = BlockPool(4)
     table = list(pool.hold(1, 2))
@@ -29,5 +58,9 @@ def test_slips_are_noticed():
         pool.check({1: table[:1]})
     with pytest.raises(AssertionError):
         pool.give_back(2, table)
+    with pytest.raises(AssertionError):
+        pool.join(2, table)  # not cached
+    with pytest.raises(AssertionError):
+        pool.check({1: table, 2: table[:1]})
     with pytest.raises(AssertionError):
         BlockPool(2).hold(1, 3)

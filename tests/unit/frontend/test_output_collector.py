@@ -33,7 +33,9 @@ def give(collector, request_id, num_tokens, reason):
 def test_lengths_are_those_of_finished_requests():
     collector = collector_of((7, 2), (3, 1), (4, 1))
     give(collector, 1, 3, FinishReason.STOP)
-    give(collector, 0, 9, FinishReason.LENGTH)
+    give(collector, 0, 8, None)
+    collector.take(OutputEvent(0, Sample(0, 5), FinishReason.LENGTH, 4))
+    assert collector.cached_tokens == [0, 4]
     give(collector, 2, 4, None)  # still running
     collector.take(OutputEvent(3, None, FinishReason.ABORT))
     assert collector.lengths == [(7, 3), (7, 9)]

@@ -57,6 +57,14 @@ def test_summary(trace):
     assert summary.bound_share is None and "bound" not in text
 
 
+def test_what_came_from_the_cache(trace):
+    """10 tokens were prefilled; of 2 x 8 requested, 7 were not: one was prefilled twice."""
+    assert "prefixes" not in str(summarize(trace, TOTALS))
+    summary = summarize(trace, replace(TOTALS, requested_tokens=16, cached_tokens=7))
+    assert (summary.recomputed_tokens, summary.cached_share) == (1, 7 / 16)
+    assert "prefixes     43.8% of the prompt tokens came from the cache" in str(summary)
+
+
 def test_share_of_the_bound(trace):
     measured = summarize(trace, replace(TOTALS, bound=RunBound(7.125, "compute", False)))
     assert measured.bound_share == 0.7125

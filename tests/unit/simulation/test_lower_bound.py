@@ -79,6 +79,14 @@ def test_memory_bound_by_hand():
     assert lower_bound(lengths, PerBatch(), 40).memory_s == pytest.approx(2 * 50 * held / 40)
 
 
+def test_what_was_cached_counts_nowhere():
+    lengths = [(10, 11), (10, 11)]
+    first, second = (10 + sum(range(11, 21)), 2 + sum(range(3, 13)))
+    bound = lower_bound(lengths, PerBatch(), 40, [0, 8])
+    assert bound.memory_s == pytest.approx(2 * (first + second) / 40)
+    assert lower_bound([(5, 4), (7, 1)], PerToken(), 10**6, [0, 6]).compute_s == 16 - 6
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("num_blocks", [60, 400, 5000])
 def test_no_schedule_is_faster(scheduler, num_blocks):
