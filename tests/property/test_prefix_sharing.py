@@ -14,7 +14,7 @@ from tdpipe.core.limits import Limits
 from tdpipe.core.request import FinishReason
 from tdpipe.policies.scheduler_registry import SCHEDULERS
 
-NUM_EXAMPLES = 60  # for each scheduler
+NUM_EXAMPLES = 40  # for each scheduler
 HEADERS = [tuple((kind + at * at) % 3 for at in range(60)) for kind in (0, 0, 1, 2)]
 
 
@@ -93,7 +93,7 @@ def test_outputs_are_those_of_each_prompt(scheduler, workload):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@settings(max_examples=25, derandomize=True, database=None)
+@settings(max_examples=12, derandomize=True, database=None)
 @given(workload=workloads())
 def test_unlike_prompts_are_scheduled_as_without(scheduler, workload):
     limits, requests, _ = workload

@@ -39,7 +39,8 @@ class SequenceSlice(NamedTuple):
     """One request's part of a batch: tokens at positions start .. start + len(token_ids) - 1.
 
     A decode is a slice of one token. `new_block_ids` extends the block table that the workers
-    hold for the request. `samples` is true when the slice's last position yields the next token.
+    hold for the request; other requests may have the same ones, and a request's first slice then
+    starts behind them. `samples` is true when the slice's last position yields the next token.
     A named tuple, as `Sample` is: runs make millions, and a tuple is the cheapest frozen record.
     """
 

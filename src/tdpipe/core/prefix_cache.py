@@ -52,11 +52,13 @@ class PrefixCache:
     The last token of a prompt is never shared: computing it yields the first output token.
 
     Attributes:
+        num_common: nodes that more than one request has come to.
         num_saved_blocks: blocks that waiting requests need not compute, summed over requests.
     """
 
     def __init__(self, pool: BlockPool, block_size: int) -> None:
         self.block_size = block_size
+        self.num_common = 0
         self.num_saved_blocks = 0
         self._pool = pool
         self._root = PrefixNode(None, ())
@@ -118,6 +120,7 @@ class PrefixCache:
             if node.num_users == 0:
                 assert node.up is not None
                 del node.up.children[node.key]
+                self.num_common -= node.lone is None
                 self._uncache(node)
 
     def waits(self, request: Request, sign: int) -> None:
@@ -177,6 +180,7 @@ class PrefixCache:
             for node in self._paths.get(request.request_id, ()):
                 queued[node] = queued.get(node, 0) + 1
         assert self._paths.keys() <= {one.request_id for one in (*waiting, *resident)}
+        assert self.num_common == sum(node.lone is None for node in users)
         assert set(self._cached.values()) <= users.keys(), "a block outlives its users"
         assert self.num_saved_blocks == sum(node.num_saved for node in users)
         for node, count in users.items():
@@ -195,6 +199,7 @@ class PrefixCache:
     def _open(self, node: PrefixNode, only: Request) -> None:
         """A second request comes to a node: what follows of the first one becomes a leaf below."""
         node.lone = None
+        self.num_common += 1
         start, size = node.depth * self.block_size, self.block_size
         if start + size < len(only.prompt_token_ids):
             leaf = PrefixNode(node, only.prompt_token_ids[start : start + size])

@@ -121,7 +121,7 @@ class Adaptive:
         waiting = [request.unrevised_remaining for request in self.order.heads(state)]
         longest = max(remaining, default=1)
         longest_waiting = max(waiting, default=0)
-        shared = SharedBlocks(state)
+        shared = SharedBlocks.of(state)
         timeline.rebuild(residents, remaining, max(longest, longest_waiting), shared)
         expected = sum(
             one.forecast_tokens * self.survival.mean_ratio(key)
@@ -152,7 +152,7 @@ class Adaptive:
         requests = [*state.resident.values(), *state.waiting.values()]
         remaining = [self.survival.remaining(request) for request in requests]
         timeline = KVTimeline(block_size, self.survival.remaining)
-        timeline.rebuild(requests, remaining, max(remaining, default=1), SharedBlocks(state))
+        timeline.rebuild(requests, remaining, max(remaining, default=1), SharedBlocks.of(state))
         if self.sizing.tail_share(remaining, state.num_tokens_to_prefill) > MOST_TAIL:
             return False
         return max(timeline.blocks) <= fill_share(len(requests)) * capacity

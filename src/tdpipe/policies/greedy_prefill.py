@@ -51,7 +51,7 @@ class GreedyPrefill:
     def forecast(self, state: EngineState) -> KVForecast:
         """What the residents will use."""
         residents = state.resident.values()
-        return KVForecast(state.limits.block_size, residents, self.blocks, SharedBlocks(state))
+        return KVForecast(state.limits.block_size, residents, self.blocks, SharedBlocks.of(state))
 
     def next_batch(self, state: EngineState, forecast: KVForecast) -> list[PrefillChunk]:
         """The next waiting requests to prefill together; empty when the phase should end.

@@ -65,8 +65,8 @@ class KVForecast:
 
     def add(self, request: Request) -> None:
         """Count a request that is resident or about to be."""
-        more = self._more(request)
-        self.usage = [used + new for used, new in zip(self.usage, more, strict=True)]
+        for index, blocks in enumerate(self._more(request)):
+            self.usage[index] += blocks
         if self.shared is not None:
             self.shared.add(request)
 

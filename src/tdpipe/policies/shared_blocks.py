@@ -8,6 +8,11 @@ from tdpipe.core.request import Request
 class SharedBlocks:
     """The shared blocks of a growing set of requests."""
 
+    @classmethod
+    def of(cls, state: EngineState) -> "SharedBlocks | None":
+        """None if no requests share any, which spares forecasts the questions."""
+        return cls(state) if state.prefixes.num_common else None
+
     def __init__(self, state: EngineState) -> None:
         self._prefixes = state.prefixes
         self._counted: set[PrefixNode] = set()
