@@ -163,8 +163,9 @@ def test_what_two_compute_at_once_is_cached_once():
     first, second = cache.add(0, 90), cache.add(1, 80)
     cache.prefill(first, 2)
     cache.prefill(second, 2)
+    cache.prefill(first, 4)
+    cache.prefill(second)  # its first block is its own, so what follows is too
     cache.prefill(first)
-    cache.prefill(second)
     assert (first.num_shared_blocks, second.num_shared_blocks) == (3, 0)
     assert cache.pool.num_used == 8
 
