@@ -44,8 +44,8 @@ class RunParts:
     source: ModelSource
     partition: tuple[int, ...]
     seed: int
-    prefix_caching: bool
     settings: dict[str, object]
+    prefix_caching: bool = False
 
 
 class JobRun:
