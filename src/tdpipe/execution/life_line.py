@@ -16,14 +16,23 @@ from typing import BinaryIO, NoReturn
 
 PR_SET_PDEATHSIG = 1
 REMOVAL_ATTEMPTS = 100
+# Loaded here, not in the new process, where no more than one call should happen.
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def ask_to_be_woken() -> None:
+    """Have the system continue this process, if it is stopped, when the engine's ends.
+
+    Called in the new process before its program begins, so that no moment is left out. The signal
+    comes at the end of the *thread* that started the process. A thread that ends in a living engine
+    does no harm: a running process ignores it.
+    """
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def hold_life_line(stdin: BinaryIO, folder: Path) -> None:
     """Watch the life line on a thread; at its end remove `folder` and leave at once."""
-    if sys.platform == "linux":
-        # The signal comes at the end of the *thread* that started this process. A thread that ends
-        # in a living engine does no harm: a running process ignores it.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
     watcher = threading.Thread(target=_end_with_engine, args=(stdin, folder), daemon=True)
     watcher.start()
 

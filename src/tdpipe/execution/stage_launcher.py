@@ -14,6 +14,7 @@ import psutil
 
 from tdpipe.core.errors import FaultKind, StageFailed
 from tdpipe.execution.failure_cause import cause_of_end
+from tdpipe.execution.life_line import ask_to_be_woken
 from tdpipe.execution.stage_watch import Vitals
 from tdpipe.execution.wire import StageSpec, encode
 
@@ -79,7 +80,9 @@ class StageProcesses:
 def _start(spec: StageSpec, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tdpipe.execution.stage_worker", str(folder)]
     # Its own session: Ctrl-C on the terminal reaches the engine only, which then ends the stages.
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, start_new_session=True, preexec_fn=ask_to_be_woken
+    )
     assert process.stdin is not None
     message = encode(spec)
     process.stdin.write(len(message).to_bytes(4, "little") + message)
