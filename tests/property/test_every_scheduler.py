@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from factories import make_control, make_limits, make_new
 from fakes import FakeExecutor, next_token
+from random_limits import draw_limits
 from tdpipe.control.arrivals import ScheduledArrivals, TimedRequest
 from tdpipe.control.engine_loop import drive
 from tdpipe.core.batch_plan import Phase
-from tdpipe.core.limits import Limits
 from tdpipe.core.request import FinishReason
 from tdpipe.policies.scheduler_registry import SCHEDULERS
 from tdpipe.prediction.constant import ConstantPredictor
@@ -23,17 +23,8 @@ NUM_EXAMPLES = 250  # for each scheduler: thousands of workloads in all
 @st.composite
 def workloads(draw):
     """(limits, [(prompt, output, arrival)], predictor, abort at batch n or None)."""
-    block_size = draw(st.sampled_from([1, 4, 16]))
-    longest = draw(st.integers(2, 60))
-    least = -(-longest // block_size)
-    limits = Limits(
-        num_stages=draw(st.integers(1, 4)),
-        block_size=block_size,
-        num_blocks=draw(st.integers(least, 4 * least + 8)),
-        max_model_len=longest,
-        max_num_seqs=draw(st.sampled_from([1, 3, 256])),
-        max_num_batched_tokens=draw(st.sampled_from([1, 32, 2048])),
-    )
+    limits = draw_limits(draw, 4)
+    longest = limits.max_model_len
     requests = []
     for _ in range(draw(st.integers(1, 14))):
         prompt = draw(st.integers(1, longest - 1))

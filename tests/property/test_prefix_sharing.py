@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from factories import make_control, make_cost, make_new
 from fakes import PagedExecutor, continuation
+from random_limits import draw_limits
 from tdpipe.control.arrivals import ScheduledArrivals, TimedRequest
 from tdpipe.control.engine_loop import drive
 from tdpipe.control.fault_recovery import FaultRecovery
@@ -23,17 +24,8 @@ HEADERS = [tuple((kind + at * at) % 3 for at in range(60)) for kind in (0, 0, 1,
 @st.composite
 def workloads(draw):
     """(limits, requests with their arrivals, (round, request) to abort)."""
-    block_size = draw(st.sampled_from([1, 4, 16]))
-    longest = draw(st.integers(2, 60))
-    least = -(-longest // block_size)
-    limits = Limits(
-        num_stages=draw(st.integers(1, 4)),
-        block_size=block_size,
-        num_blocks=draw(st.integers(least, 3 * least + 8)),
-        max_model_len=longest,
-        max_num_seqs=draw(st.sampled_from([1, 3, 256])),
-        max_num_batched_tokens=draw(st.sampled_from([1, 32, 2048])),
-    )
+    limits = draw_limits(draw, 3)
+    longest = limits.max_model_len
     requests = []
     for index in range(draw(st.integers(1, 14))):
         length = draw(st.integers(1, longest - 1))

@@ -2,8 +2,9 @@
 
 A broken link raises ConnectionError: the fault is then another stage's.
 
-A stage posts the receives of batches whose metadata it has before it needs them, and never waits
-for a send: it only keeps the buffer alive until the send is done. gloo on CPU, nccl on CUDA.
+A stage posts the receives of batches whose metadata it has before it needs them. It keeps what it
+sends alive while the next stage may not have taken it, and waits for no send younger than that.
+gloo on CPU, nccl on CUDA.
 """
 
 from collections import deque
