@@ -5,10 +5,12 @@
 Each run is a process of its own; its memory, and that of its stages, is sampled twice a second:
 resident bytes at a tenth of the input, at its end, and at the peak. Memory is flat where the end is
 not above the tenth. Rates are of the run alone, without the start of the stages. The shortest
-input is run before and after each other one, and rates are compared to the mean of the two.
+input is run before and after each other one, and rates are compared to the mean of the two. A short
+run is slowed by its start and its tail, so that the rate in each tenth of a run is told as well.
 """
 
 import argparse
+import itertools
 import json
 import random
 import re
@@ -64,6 +66,7 @@ def measure(model: Path, folder: Path, num_lines: int) -> dict[str, Any]:
         raise RuntimeError((folder / "log").read_text()[-2000:])
     wall_s = float(found[1])
     return {"lines": num_lines, "wall_s": wall_s, "lines_per_s": num_lines / wall_s,
+            "tenths_lines_per_s": rates_of_tenths(samples, target.stat().st_size, num_lines),
             **figures(samples, target.stat().st_size)}  # fmt: skip
 
 
@@ -76,11 +79,25 @@ def sample_memory(process: "subprocess.Popen[str]", target: Path) -> list[dict[s
             written = target.stat().st_size if target.exists() else 0
             resident = [engine, *engine.children()]
             mib = [one.memory_info().rss / 2**20 for one in resident]
-            samples.append({"bytes": written, "engine": mib[0], "stages": mib[1:]})
+            taken_s = time.perf_counter()
+            samples.append({"at_s": taken_s, "bytes": written, "engine": mib[0], "stages": mib[1:]})
         except psutil.NoSuchProcess:
             pass
         time.sleep(SAMPLE_S)
     return samples
+
+
+def rates_of_tenths(samples: list[dict[str, Any]], size: int, num_lines: int) -> list[float]:
+    """Lines a second while each tenth of the output was written, by its bytes."""
+    running = [one for one in samples if one["bytes"]]
+    passed = [next((o for o in running if o["bytes"] >= size * k / 10), None) for k in range(11)]
+    rates = []
+    for before, after in itertools.pairwise(passed):
+        if before is None or after is None or after["at_s"] <= before["at_s"]:
+            return []  # too short a run to be told in tenths
+        share = (after["bytes"] - before["bytes"]) / size
+        rates.append(round(num_lines * share / (after["at_s"] - before["at_s"]), 1))
+    return rates
 
 
 def figures(samples: list[dict[str, Any]], size: int) -> dict[str, Any]:

@@ -4,6 +4,10 @@
 
 The header is text of the documentation, the requests are those of examples/prompts.jsonl, numbered.
 The stages are started once; times are those of `generate`. Writes results/prefix_sharing.json.
+
+With sharing, a scheduler fills a scarce cache with more requests, so that peaks differ little. Give
+`--name prefix_sharing_roomy --requests 100 --kv-cache-memory 6GiB` to compare peaks where every
+request fits the cache at once either way.
 """
 
 import argparse
@@ -69,6 +73,7 @@ def main() -> None:
     parser.add_argument("--scheduler", default="adaptive")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--smoke", action="store_true", help="few requests, few tokens")
+    parser.add_argument("--name", default="prefix_sharing", help="of the file of results")
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
@@ -96,6 +101,7 @@ def main() -> None:
     }
     figures = {
         "speedup": seconds["off"] / seconds["on"],
+        "peak_kv_ratio": runs["on"][0]["peak_kv_share"] / runs["off"][0]["peak_kv_share"],
         "same_outputs": same_share(tokens["on"][0], tokens["off"][0]),
         "runs": runs,
     }
@@ -105,7 +111,7 @@ def main() -> None:
         "kv_cache_memory": options.kv_cache_memory, "scheduler": options.scheduler,
         "rounds": options.rounds, "smoke": options.smoke,
     }  # fmt: skip
-    write_result("prefix_sharing", settings, figures, options.folder)
+    write_result(options.name, settings, figures, options.folder)
     print(f"{figures['speedup']:.2f} times as fast; {figures['same_outputs']:.0%} same outputs")
 
 
