@@ -6,13 +6,27 @@ from torch.nn.functional import rms_norm as torch_rms_norm
 from torch.nn.functional import silu
 
 from tdpipe.execution.float_kernels import float_of_rank, rank_of
-from tdpipe.execution.row_kernels import quantize_rows, rms_norm, rotate, silu_multiply
+from tdpipe.execution.row_kernels import (
+    add_rms_norm,
+    quantize_rows,
+    rms_norm,
+    rotate,
+    silu_multiply,
+)
 
 
 def test_rms_norm():
     x, weight, output = torch.randn(7, 96), torch.randn(96), torch.empty(7, 96)
     rms_norm(x.numpy(), weight.numpy(), 1e-5, output.numpy())
     torch.testing.assert_close(output, torch_rms_norm(x, (96,), weight, 1e-5))
+
+
+def test_rms_norm_of_a_sum():
+    x, added, weight, output = *torch.randn(2, 7, 96), torch.randn(96), torch.empty(7, 96)
+    total = x + added
+    add_rms_norm(x.numpy(), added.numpy(), weight.numpy(), 1e-5, output.numpy())
+    assert x.equal(total)
+    torch.testing.assert_close(output, torch_rms_norm(total, (96,), weight, 1e-5))
 
 
 def test_silu_multiply_also_of_large_numbers():
@@ -23,13 +37,14 @@ def test_silu_multiply_also_of_large_numbers():
     torch.testing.assert_close(output, silu(gate) * up, rtol=1e-5, atol=1e-6)
 
 
-def test_rotation_of_a_part_of_a_row():
-    wide, angles = torch.randn(5, 4 * 16 + 8), torch.randn(5, 8)
-    heads, output = wide[:, :64].unflatten(1, (4, 16)), torch.empty(5, 4, 16)
-    rotate(heads.numpy(), angles.cos().numpy(), angles.sin().numpy(), output.numpy())
-    turned = torch.view_as_complex(torch.stack(heads.chunk(2, dim=-1), dim=-1))
+def test_rotation_of_the_first_heads():
+    heads, angles = torch.randn(5, 6, 16), torch.randn(5, 8)
+    rotated = heads.clone()
+    rotate(rotated.numpy(), 4, angles.cos().numpy(), angles.sin().numpy())
+    turned = torch.view_as_complex(torch.stack(heads[:, :4].chunk(2, dim=-1), dim=-1))
     turned = turned * torch.polar(torch.ones(5, 1, 8), angles[:, None])
-    torch.testing.assert_close(output, torch.cat([turned.real, turned.imag], dim=-1))
+    torch.testing.assert_close(rotated[:, :4], torch.cat([turned.real, turned.imag], dim=-1))
+    assert rotated[:, 4:].equal(heads[:, 4:])
 
 
 def test_quantized_rows():

@@ -36,6 +36,22 @@ def rms_norm(x: FloatArray, weight: FloatArray, eps: float, output: FloatArray) 
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def add_rms_norm(
+    x: FloatArray, added: FloatArray, weight: FloatArray, eps: float, output: FloatArray
+) -> None:
+    """x += added, then output = x / rms(x) * weight, for rows of [rows, size]."""
+    size = x.shape[1]
+    for i in range(x.shape[0]):
+        total = np.float32(0.0)
+        for j in range(size):
+            x[i, j] += added[i, j]
+            total += x[i, j] * x[i, j]
+        scale = np.float32(1.0 / np.sqrt(total / np.float32(size) + np.float32(eps)))
+        for j in range(size):
+            output[i, j] = x[i, j] * scale * weight[j]
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def silu_multiply(gate_up: FloatArray, output: FloatArray) -> None:
     """output [rows, inner] = silu(gate) * up, of gate_up [rows, 2 * inner]."""
     inner = output.shape[1]
@@ -48,20 +64,15 @@ def silu_multiply(gate_up: FloatArray, output: FloatArray) -> None:
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def rotate(
-    heads: npt.NDArray[np.float32],
-    cos: FloatArray,
-    sin: FloatArray,
-    output: FloatArray,
-) -> None:
-    """Rotary embedding of heads [rows, heads, dim] by cos and sin [rows, dim / 2]."""
+def rotate(heads: FloatArray, num_rotated: int, cos: FloatArray, sin: FloatArray) -> None:
+    """Rotary embedding, in place, of the first heads of [rows, heads, dim], by [rows, dim / 2]."""
     half = cos.shape[1]
     for i in range(heads.shape[0]):
-        for h in range(heads.shape[1]):
+        for h in range(num_rotated):
             for d in range(half):
                 real, imaginary = heads[i, h, d], heads[i, h, half + d]
-                output[i, h, d] = real * cos[i, d] - imaginary * sin[i, d]
-                output[i, h, half + d] = imaginary * cos[i, d] + real * sin[i, d]
+                heads[i, h, d] = real * cos[i, d] - imaginary * sin[i, d]
+                heads[i, h, half + d] = imaginary * cos[i, d] + real * sin[i, d]
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]

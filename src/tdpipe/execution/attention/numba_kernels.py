@@ -4,7 +4,8 @@ The sums over dimensions and slots are written as vector instructions (LLVM's ow
 which fit any processor), because compilers do not find this form by themselves: a block's scores
 take one vector of its slots for each query head and add a row of keys at a time, its share of the
 output one vector for each stretch of dimensions. Keys and values are read once for all heads that
-share them.
+share them, and each page of the next block is touched ahead: its address takes longer to find than
+its bytes to read.
 
 Counts come as tuples of that many zeros, because the length of a tuple is known when a kernel is
 compiled, and a later process still finds the compiled code.
@@ -18,10 +19,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from tdpipe.execution.float_kernels import exp_of_negative, float_of_rank, rank_of
+from tdpipe.execution.vector_code import FAST, FLOAT, VectorCode
 
 FloatArray = npt.NDArray[np.float32]
 # Tuples of zeros, as many as heads share a key, as head_dim, and as slots are in a block.
@@ -32,55 +34,10 @@ OPTIONS = {"fastmath": True, "cache": True, "error_model": "numpy", "boundscheck
 LOWEST = np.float32(-3e38)
 # Sums kept in registers at a time, and the widest vector of a processor, in floats.
 MOST_SUMS, WIDEST = 12, 16
-
-FLOAT, INT64 = ir.FloatType(), ir.IntType(64)
-
-
-class _Vectors:
-    """Emits loads, stores and arithmetic on vectors of floats at fixed offsets from addresses."""
-
-    def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
-        self.builder = builder
-        self._context, self._signature, self._arguments = context, signature, arguments
-
-    def address(self, which: int) -> Any:
-        """Of element arguments[which + 1] of the array arguments[which]."""
-        kind, value = self._signature.args[which], self._arguments[which]
-        array = cgutils.create_struct_proxy(kind)(self._context, self.builder, value)
-        return self.builder.gep(array.data, [self._arguments[which + 1]])
-
-    def load(self, address: Any, offset: int, width: int) -> Any:
-        """`width` floats from `offset` on."""
-        loaded = self.builder.load(self._vector_at(address, offset, width))
-        loaded.align = 4
-        return loaded
-
-    def store(self, value: Any, address: Any, offset: int, width: int) -> None:
-        """`width` floats to `offset` and on."""
-        stored = self.builder.store(value, self._vector_at(address, offset, width))
-        stored.align = 4
-
-    def spread(self, scalar: Any, width: int) -> Any:
-        """`width` times the scalar."""
-        kind = ir.VectorType(FLOAT, width)
-        nothing, first = ir.Constant(kind, ir.Undefined), ir.Constant(ir.IntType(32), 0)
-        one = self.builder.insert_element(nothing, scalar, first)
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
-        return self.builder.shuffle_vector(one, nothing, mask)
-
-    def load_spread(self, address: Any, offset: int, width: int) -> Any:
-        """`width` times the float at `offset`."""
-        place = self.builder.gep(address, [ir.Constant(INT64, offset)])
-        return self.spread(self.builder.load(place), width)
-
-    def multiply_add(self, total: Any, left: Any, right: Any) -> Any:
-        """total + left * right, rounded once where the processor can."""
-        product = self.builder.fmul(left, right, flags=("fast",))
-        return self.builder.fadd(total, product, flags=("fast",))
-
-    def _vector_at(self, address: Any, offset: int, width: int) -> Any:
-        place = self.builder.gep(address, [ir.Constant(INT64, offset)])
-        return self.builder.bitcast(place, ir.VectorType(FLOAT, width).as_pointer())
+# Weights are relative to a head's highest score when it last was this much outgrown: e**20 and what
+# is a full context of it are far from where float32 ends.
+SLACK = np.float32(20.0)
+PAGE_FLOATS = 1024  # of 4 KiB
 
 
 def _counts(sizes: Any) -> tuple[int, int, int]:
@@ -97,7 +54,7 @@ def _score(
     heads, dims, slots = _counts(sizes)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = _Vectors(context, builder, signature, arguments)
+        emit = VectorCode(context, builder, signature, arguments)
         query_place, key_place, score_place = (emit.address(which) for which in (1, 3, 6))
         zero = ir.Constant(ir.VectorType(FLOAT, slots), [0.0] * slots)
         scales = emit.spread(arguments[5], slots)
@@ -109,7 +66,7 @@ def _score(
                     factor = emit.load_spread(query_place, head * dims + dim, slots)
                     sums[head] = emit.multiply_add(sums[head], row, factor)
             for head, total in sums.items():
-                scaled = builder.fmul(total, scales, flags=("fast",))
+                scaled = builder.fmul(total, scales, flags=FAST)
                 emit.store(scaled, score_place, head * slots, slots)
         return context.get_dummy_value()
 
@@ -127,7 +84,7 @@ def _add_values(
     width = math.gcd(dims, WIDEST)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = _Vectors(context, builder, signature, arguments)
+        emit = VectorCode(context, builder, signature, arguments)
         weight_place, value_place, output_place = (emit.address(which) for which in (1, 3, 5))
         places = [(head, dim) for dim in range(0, dims, width) for head in range(heads)]
         for first in range(0, len(places), MOST_SUMS):
@@ -151,44 +108,74 @@ def _add_values(
     return types.void(*kinds), generate
 
 
-@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _weigh(
-    scores: FloatArray,
-    low: int,
-    high: int,
-    tops: FloatArray,
-    totals: FloatArray,
-    output: FloatArray,
-    sizes: Sizes,
-) -> None:
-    """Scores [heads, slots] of one block become weights, relative to each head's highest so far.
+@intrinsic  # type: ignore[untyped-decorator]
+def _fetch(typing: Any, sizes: Any, cache: Any, cache_at: Any) -> tuple[Any, Callable[..., Any]]:
+    """Touch each page of a block's keys and values of one head."""
+    _, dims, slots = _counts(sizes)
 
-    What was summed up relative to a lower one is scaled (online softmax, arXiv:1805.02867). Slots
-    outside low .. high belong to no token of the sequence.
-    """
-    heads, dims, slots = sizes
-    for g in range(len(heads)):
-        if high - low < len(slots):
-            for t in range(low):
-                scores[g, t] = LOWEST
-            for t in range(high, len(slots)):
-                scores[g, t] = LOWEST
-        rank = rank_of(tops[g])
-        for t in range(len(slots)):
-            rank = max(rank, rank_of(scores[g, t]))
-        top = float_of_rank(rank)
-        if top > tops[g]:
-            shrink = exp_of_negative(tops[g] - top)
-            tops[g] = top
-            totals[g] *= shrink
-            for d in range(len(dims)):
-                output[g, d] *= shrink
-        total = np.float32(0.0)
-        for t in range(len(slots)):
-            weight = exp_of_negative(scores[g, t] - top)
-            scores[g, t] = weight
-            total += weight
-        totals[g] += total
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = VectorCode(context, builder, signature, arguments)
+        place = emit.address(1)
+        for offset in range(0, 2 * dims * slots, PAGE_FLOATS):
+            emit.fetch(place, offset)
+        return context.get_dummy_value()
+
+    return types.void(sizes, cache, cache_at), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _any_above(
+    typing: Any, sizes: Any, scores: Any, scores_at: Any, limit: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Whether a score of one head [slots] is above the limit."""
+    slots = _counts(sizes)[2]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = VectorCode(context, builder, signature, arguments)
+        row = emit.load(emit.address(1), 0, slots)
+        return emit.any_above(row, emit.spread(arguments[3], slots))
+
+    return types.boolean(sizes, scores, scores_at, limit), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _weigh(
+    typing: Any, sizes: Any, scores: Any, scores_at: Any, top: Any, totals: Any, totals_at: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Scores of one head [slots] become weights, e**(score - top); totals [slots] += weights."""
+    slots = _counts(sizes)[2]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = VectorCode(context, builder, signature, arguments)
+        score_place, total_place = emit.address(1), emit.address(4)
+        row, tops = emit.load(score_place, 0, slots), emit.spread(arguments[3], slots)
+        weights = emit.exponential(builder.fsub(row, tops, flags=FAST))
+        totals = builder.fadd(emit.load(total_place, 0, slots), weights, flags=FAST)
+        emit.store(weights, score_place, 0, slots)
+        emit.store(totals, total_place, 0, slots)
+        return context.get_dummy_value()
+
+    return types.void(sizes, scores, scores_at, top, totals, totals_at), generate
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _raise_top(
+    scores: FloatArray, scores_at: int, tops: FloatArray, head: int, totals: FloatArray,
+    output: FloatArray, output_at: int, sizes: Sizes,
+) -> None:  # fmt: skip
+    """Let tops[head] be its highest score so far, and what was summed up relative to the old one
+    be relative to this one (online softmax, arXiv:1805.02867)."""
+    _, dims, slots = sizes
+    rank = rank_of(tops[head])
+    for t in range(len(slots)):
+        rank = max(rank, rank_of(scores[scores_at + t]))
+    top = float_of_rank(rank)
+    shrink = exp_of_negative(tops[head] - top)
+    tops[head] = top
+    for t in range(len(slots)):
+        totals[head * len(slots) + t] *= shrink
+    for d in range(len(dims)):
+        output[output_at + d] *= shrink
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -204,6 +191,24 @@ def _add_some_values(
         for g in range(len(heads)):
             for d in range(len(dims)):
                 output[g, d] += weights[g, t] * values[t, d]
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _block_after(
+    block_tables: npt.NDArray[np.int32],
+    lengths: npt.NDArray[np.int64],
+    window: int,
+    size: int,
+    i: int,
+    b: int,
+) -> int:
+    """The block that is read after block b of sequence i."""
+    if (b + 1) * size < lengths[i]:
+        return block_tables[i, b + 1]
+    if i + 1 == len(lengths):
+        return block_tables[i, b]
+    first = max(0, lengths[i + 1] - window) if window > 0 else 0
+    return block_tables[i + 1, first // size]
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -226,32 +231,45 @@ def decode_attention(
     group, dims, size = len(sizes[0]), len(sizes[1]), len(sizes[2])
     scale = np.float32(1.0 / math.sqrt(dims))
     kv_heads, step = cache.shape[1], size * dims
-    num_heads = kv_heads * group
+    num_heads, num_decodes = kv_heads * group, query.shape[0]
+    # Flat, and elements given by their place: a slice costs more than what is done with it.
     all_queries, all_outputs, floats = query.reshape(-1), output.reshape(-1), cache.reshape(-1)
     scores = np.empty((group, size), np.float32)
     score_row = scores.reshape(-1)
-    tops, totals = np.empty(num_heads, np.float32), np.empty(num_heads, np.float32)
+    tops, totals = np.empty(num_heads, np.float32), np.empty(num_heads * size, np.float32)
     output[:] = np.float32(0.0)
-    for i in range(query.shape[0]):
+    for i in range(num_decodes):
         length = lengths[i]
         first = max(0, length - window) if window > 0 else 0
         tops[:], totals[:] = LOWEST, np.float32(0.0)
         # A block at a time with all its heads, as they lie in memory.
         for b in range(first // size, (length + size - 1) // size):
             low, high = max(0, first - b * size), min(size, length - b * size)
+            ahead = np.int64(_block_after(block_tables, lengths, window, size, i, b))
             for h in range(kv_heads):
+                _fetch(sizes, floats, (ahead * kv_heads + h) * 2 * step)
                 keys_at = (np.int64(block_tables[i, b]) * kv_heads + h) * 2 * step
                 values_at, row_at = keys_at + step, (i * num_heads + h * group) * dims
-                own = slice(h * group, (h + 1) * group)
                 _score(sizes, all_queries, row_at, floats, keys_at, scale, score_row, 0)
-                _weigh(scores, low, high, tops[own], totals[own], output[i, own], sizes)
+                for g in range(group):
+                    at, head = g * size, h * group + g
+                    # Slots outside low .. high belong to no token of the sequence.
+                    for t in range(low):
+                        score_row[at + t] = LOWEST
+                    for t in range(high, size):
+                        score_row[at + t] = LOWEST
+                    if _any_above(sizes, score_row, at, tops[head] + SLACK):
+                        out_at = row_at + g * dims
+                        _raise_top(score_row, at, tops, head, totals, all_outputs, out_at, sizes)
+                    _weigh(sizes, score_row, at, tops[head], totals, head * size)
                 if high - low == size:
                     _add_values(sizes, score_row, 0, floats, values_at, all_outputs, row_at)
                 else:
                     values = floats[values_at : values_at + step].reshape(size, dims)
-                    _add_some_values(scores, values, low, high, sizes, output[i, own])
+                    own = output[i, h * group : (h + 1) * group]
+                    _add_some_values(scores, values, low, high, sizes, own)
         for h in range(num_heads):
-            inverse = np.float32(1.0) / totals[h]
+            inverse = np.float32(1.0) / totals[h * size : (h + 1) * size].sum()
             for d in range(dims):
                 output[i, h, d] *= inverse
 

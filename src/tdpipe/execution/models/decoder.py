@@ -16,7 +16,7 @@ from tdpipe.execution.models.model_config import ModelConfig
 from tdpipe.execution.models.projection import Projection
 from tdpipe.execution.models.rope import apply_rope, rope_tables
 from tdpipe.execution.models.stage_weights import StageWeights
-from tdpipe.execution.row_kernels import is_compiled, rms_norm, silu_multiply
+from tdpipe.execution.row_kernels import add_rms_norm, is_compiled, rms_norm, silu_multiply
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -29,12 +29,18 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """The norm of x; or of the sum of both, [rows, size], which x becomes."""
         if is_compiled(x):
             output = torch.empty(x.shape)
-            rows = output.view(-1, x.shape[-1]).numpy()
-            rms_norm(x.reshape(rows.shape).numpy(), self.weight.numpy(), self.eps, rows)
+            rows, weight = output.view(-1, x.shape[-1]).numpy(), self.weight.numpy()
+            if added is None:
+                rms_norm(x.reshape(rows.shape).numpy(), weight, self.eps, rows)
+            else:
+                add_rms_norm(x.numpy(), added.numpy(), weight, self.eps, rows)
             return output
+        if added is not None:
+            x += added
         normed = functional.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
         return self.weight * normed.to(x.dtype)
 
@@ -46,9 +52,10 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim, self.window = config.head_dim, window
-        self.sizes = [self.num_heads * self.head_dim] + [self.num_kv_heads * self.head_dim] * 2
-        self.qkv = Projection(config.hidden_size, sum(self.sizes), config.attention_bias)
-        self.out = Projection(self.sizes[0], config.hidden_size, config.output_bias)
+        num_all = self.num_heads + 2 * self.num_kv_heads
+        self.qkv = Projection(config.hidden_size, num_all * self.head_dim, config.attention_bias)
+        query_size = self.num_heads * self.head_dim
+        self.out = Projection(query_size, config.hidden_size, config.output_bias)
         self.query_norm: RMSNorm | None = None
         self.key_norm: RMSNorm | None = None
         if config.query_key_norm:
@@ -64,13 +71,14 @@ class Attention(nn.Module):
         attention: AttentionBackend,
         meta: AttentionMetadata,
     ) -> Tensor:
-        query, key, value = self.qkv(x).split(self.sizes, dim=-1)
-        query = query.unflatten(-1, (self.num_heads, self.head_dim))
-        key = key.unflatten(-1, (self.num_kv_heads, self.head_dim))
-        value = value.unflatten(-1, (self.num_kv_heads, self.head_dim))
+        heads: Tensor = self.qkv(x).unflatten(-1, (-1, self.head_dim))
+        num_rotated = self.num_heads + self.num_kv_heads
         if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key = apply_rope(query, *rotation), apply_rope(key, *rotation)
+            query, key = heads[:, : self.num_heads], heads[:, self.num_heads : num_rotated]
+            query.copy_(self.query_norm(query))
+            key.copy_(self.key_norm(key))
+        rotated, value = apply_rope(heads, num_rotated, *rotation), heads[:, num_rotated:]
+        query, key = rotated[:, : self.num_heads], rotated[:, self.num_heads :]
         mixed = attention.forward(layer, query, key, value, kv_cache, meta, self.window)
         out: Tensor = self.out(mixed.flatten(-2))
         return out
@@ -98,7 +106,10 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); the last sum is left to what comes next.
+
+    A norm then reads its input once, for the sum and for itself.
+    """
 
     def __init__(self, config: ModelConfig, window: int | None) -> None:
         super().__init__()
@@ -109,15 +120,18 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor,  # [tokens, hidden], changed in place
+        added: Tensor | None,  # what is still to be added to it, [tokens, hidden]
         rotation: Rotation,
         layer: int,
         kv_cache: KVCache,
         attention: AttentionBackend,
         meta: AttentionMetadata,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, layer, kv_cache, attention, meta)
-        out: Tensor = x + self.mlp(self.mlp_norm(x))
+        """What is to be added to x, [tokens, hidden]."""
+        normed = self.attention_norm(x, added)
+        added = self.attention(normed, rotation, layer, kv_cache, attention, meta)
+        out: Tensor = self.mlp(self.mlp_norm(x, added))
         return out
 
 
@@ -214,16 +228,18 @@ class StageModel(nn.Module):
     ) -> Tensor:
         """Hidden states [tokens, hidden] after this stage's layers.
 
-        `given` is token ids [tokens] on the first stage, hidden states [tokens, hidden] elsewhere.
+        `given` is token ids [tokens] on the first stage, elsewhere hidden states [tokens, hidden],
+        which are overwritten.
         """
         x = given
         if self.is_first:
             assert self.embedding is not None
             x = functional.embedding(given, self.embedding)
         rotation = (self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1))
+        added: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotation, index, kv_cache, attention, meta)
-        return x
+            added = layer(x, added, rotation, index, kv_cache, attention, meta)
+        return x if added is None else x.add_(added)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits [rows, vocab] in float32 of hidden states [rows, hidden]; last stage only."""

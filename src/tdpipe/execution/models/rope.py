@@ -24,16 +24,17 @@ def rope_tables(config: ModelConfig, num_positions: int) -> tuple[Tensor, Tensor
     return angles.cos() * factor, angles.sin() * factor
 
 
-def apply_rope(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate heads [tokens, num_heads, head_dim] by cos and sin [tokens, 1, head_dim / 2].
+def apply_rope(heads: Tensor, num_rotated: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """The first of heads [tokens, heads, head_dim], rotated by cos, sin [tokens, 1, head_dim / 2].
 
-    The second half of a head is the imaginary part of the first (transformers' pairing).
+    The second half of a head is the imaginary part of the first (transformers' pairing). `heads`
+    may be overwritten.
     """
+    chosen = heads[:, :num_rotated]
     if is_compiled(heads):
-        output = torch.empty(heads.shape)
-        rotate(heads.numpy(), cos[:, 0].numpy(), sin[:, 0].numpy(), output.numpy())
-        return output
-    real, imaginary = heads.chunk(2, dim=-1)
+        rotate(heads.numpy(), num_rotated, cos[:, 0].numpy(), sin[:, 0].numpy())
+        return chosen
+    real, imaginary = chosen.chunk(2, dim=-1)
     return torch.cat((real * cos - imaginary * sin, imaginary * cos + real * sin), dim=-1)
 
 
