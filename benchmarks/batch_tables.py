@@ -4,14 +4,16 @@
 def batch_memory(result: dict) -> str:
     """Rates and memory by length of the input."""
     lines = [
-        "| lines | lines/s | x the shortest | engine at a tenth, MiB | at the end "
-        "| stages at a tenth | at the end |",
-        "|---" * 7 + "|",
+        "| lines | lines/s | x the shortest | its second tenth | its ninth "
+        "| engine at a tenth, MiB | at the end | stages at a tenth | at the end |",
+        "|---" * 9 + "|",
     ]
     for run in result["runs"]:
         share = f"{run['rate_share']:.3f}" if "rate_share" in run else ""
         engine, stages = run["engine_mib"], run["stages_mib"]
+        tenths = run["tenths_lines_per_s"]
         cells = [f"{run['lines']}", f"{run['lines_per_s']:.0f}", share]
+        cells += [f"{tenths[at]:.0f}" if tenths else "" for at in (1, 8)]
         cells += [f"{engine['tenth']:.0f}", f"{engine['end']:.0f}"]
         cells += [", ".join(f"{one:.0f}" for one in stages[when]) for when in ("tenth", "end")]
         lines.append(f"| {' | '.join(cells)} |")

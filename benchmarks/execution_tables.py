@@ -83,7 +83,7 @@ def prefix_sharing(result: dict) -> str:
             f"| {name} | {medians[name]:.1f} | {ratio:.2f} | {runs[0]['peak_kv_share']:.1%} | "
             f"{runs[0]['cached_share']:.1%} |"
         )
-    settings, machine = result["settings"], result["machine"]
+    settings, machine, name = result["settings"], result["machine"], result["name"]
     rounds = settings["rounds"]
     return "\n".join(lines) + (
         f"\n\n{settings['requests']} requests, a header of {settings['header_tokens']} tokens and "
@@ -92,5 +92,5 @@ def prefix_sharing(result: dict) -> str:
         f"{settings['kv_cache_memory']} of KV cache each; "
         f"{f'{rounds} alternating rounds, medians' if rounds > 1 else 'one round in turn'}; "
         f"{machine['cores']} cores of {machine['cpu']}; {result['same_outputs']:.0%} of the "
-        "answers are the same ([prefix_sharing.json](../benchmarks/results/prefix_sharing.json))\n"
+        f"answers are the same ([{name}.json](../benchmarks/results/{name}.json))\n"
     )

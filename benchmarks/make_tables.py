@@ -271,6 +271,7 @@ TABLES = {
     "stage_memory": execution_tables.stage_memory,
     "quantization": execution_tables.quantization,
     "prefix_sharing": execution_tables.prefix_sharing,
+    "prefix_sharing_roomy": execution_tables.prefix_sharing,
     "length_accuracy": length_tables.length_accuracy,
     "length_effect": length_tables.length_effect,
     "length_effect_real": length_tables.length_effect_real,
