@@ -189,14 +189,14 @@ def main() -> None:
     parser.add_argument("--contenders", default="vllm,transformers," + ",".join(TDPIPE))
     parser.add_argument("--name", default="peers")
     parser.add_argument(
-        "--smoke", action="store_true", help="4 short requests, one round, two of ours, no vLLM"
+        "--smoke", action="store_true", help="4 short requests, one round, one of ours, no vLLM"
     )
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
         options.requests, options.rounds, options.static_batches = 4, 1, "4"
         options.scale = 0.05
-        options.contenders = "transformers," + ",".join(TDPIPE[:2])
+        options.contenders = f"transformers,{TDPIPE[0]}"
     if "vllm" in options.contenders and not options.vllm_python:
         parser.error("--vllm-python: give the interpreter that vLLM is installed for")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # contenders are ended then as well

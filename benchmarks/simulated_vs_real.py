@@ -19,6 +19,7 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -220,7 +221,7 @@ def main() -> None:
         return
     pipeline = ProfiledPipeline(options.stages, options.smoke)
     try:
-        pipeline.profile(SMOKE_GRID if options.smoke else QUICK_GRID)
+        pipeline.profile(replace(SMOKE_GRID, rounds=1) if options.smoke else QUICK_GRID)
         pipeline.run(options.schedulers[0], make_workload(4, options.seed + 1, 0.1))  # warms up
         found = {}
         for name in options.workloads:
