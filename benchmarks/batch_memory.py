@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
@@ -125,7 +126,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lines", type=int, nargs="+", default=[1000, 100_000])
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
-    parser.add_argument("--smoke", action="store_true", help="a hundredth of the lines")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a hundredth of the lines, each input once"
+    )
     options = parser.parse_args()
     counts = [max(10, count // 100) for count in options.lines] if options.smoke else options.lines
     with tempfile.TemporaryDirectory() as temporary:
@@ -133,11 +136,13 @@ def main() -> None:
         model = write_tiny_model(folder / "model")
         runs = [measure(model, folder, counts[0])]
         for count in counts[1:]:
-            runs += [measure(model, folder, count), measure(model, folder, counts[0])]
-            print(json.dumps(runs[-2]))
+            runs.append(measure(model, folder, count))
+            print(json.dumps(runs[-1]))
+            if not options.smoke:
+                runs.append(measure(model, folder, counts[0]))
     for place in range(1, len(runs), 2):
-        around = [runs[place - 1]["lines_per_s"], runs[place + 1]["lines_per_s"]]
-        runs[place]["rate_share"] = runs[place]["lines_per_s"] / (sum(around) / 2)
+        around = [one["lines_per_s"] for one in (runs[place - 1], *runs[place + 1 : place + 2])]
+        runs[place]["rate_share"] = runs[place]["lines_per_s"] / fmean(around)
         print(f"{runs[place]['lines']} lines: {runs[place]['rate_share']:.3f} of the rate")
     settings = {"lines": counts, "stages": NUM_STAGES, "smoke": options.smoke}
     print(write_result("batch_memory", settings, {"runs": runs}, options.folder))

@@ -223,21 +223,22 @@ def real_ratios(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 # ---- cost
 
 
-def cost_part(files: dict[str, Path], rounds: int, most: int) -> dict[str, Any]:
+def cost_part(files: dict[str, Path], rounds: int, most: int, most_tokens: int) -> dict[str, Any]:
     """Seconds of forecasting the demo's prompts, and its share of the demo's run."""
     bodies = [json.loads(line)["body"] for line in DEMO.read_text().splitlines()]
     bodies = [body for body in bodies if "messages" in body][:most]
-    params = [SamplingParams(temperature=0.0, max_tokens=one["max_tokens"]) for one in bodies]
+    tokens = [min(one["max_tokens"], most_tokens) for one in bodies]
+    params = [SamplingParams(temperature=0.0, max_tokens=one) for one in tokens]
     with LLM(
         MODEL, pipeline_parallel_size=2, scheduler="td-pipe", length_predictor="max-tokens"
     ) as llm:
         llm.generate([[5, 6, 7]], SamplingParams(max_tokens=4, ignore_eos=True))
         llm.chat([one["messages"] for one in bodies], params)
         run_s = llm.summary().wall_s
-        tokens = [llm.tokenizer.encode_chat(one["messages"]) for one in bodies]
+        asked = [llm.tokenizer.encode_chat(one["messages"]) for one in bodies]
         prompts = [
             Prompt(i, tuple(one), param.max_tokens or 512)
-            for i, (one, param) in enumerate(zip(tokens, params, strict=True))
+            for i, (one, param) in enumerate(zip(asked, params, strict=True))
         ]
         found: dict[str, Any] = {"run_s": run_s, "prompts": len(prompts)}
         for name, path in files.items():
@@ -323,7 +324,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
-        options.requests, options.real_requests, options.rounds = 60, 4, 1
+        options.requests, options.real_requests, options.rounds = 30, 4, 1
         options.kv_share, options.real_schedulers = 2.0, "td-pipe"
         options.real_predictors = "oracle,constant"
         table, files = made_up(options.folder)
@@ -347,7 +348,8 @@ def main() -> None:
         found = real_part(table, files, options)
         write_result("length_effect_real", settings, found, options.folder)
     if "cost" in parts:
-        found = cost_part(files, options.rounds, 3 if options.smoke else 1000)
+        most = (3, 20) if options.smoke else (1000, 2048)
+        found = cost_part(files, options.rounds, *most)
         write_result("length_cost", settings, found, options.folder)
 
 

@@ -27,7 +27,7 @@ def start(
     folder: str, batch_sizes: list[int], seed: int
 ) -> Callable[[list[WorkItem]], dict[str, Any]]:
     """Load the model and choose the batch size."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.generation_config.eos_token_id = None
 

@@ -119,7 +119,10 @@ def command_of(name: str, options: argparse.Namespace, folder: str) -> Contender
             folder,
             options.static_batches,
         ]
-        return Contender(name, [*script, *workload], {"OMP_NUM_THREADS": "2"})
+        # In a trial one thread: two wait for each other for minutes where a core is shared.
+        return Contender(
+            name, [*script, *workload], {"OMP_NUM_THREADS": "1" if options.smoke else "2"}
+        )
     stages = {"vllm": "1", "vllm-pp": "2"}[name]
     environment = VLLM_ENVIRONMENT if name == "vllm" else VLLM_STAGES_ENVIRONMENT
     script = [options.vllm_python, str(HERE / "peer_vllm.py"), folder, stages, *workload]
@@ -186,14 +189,14 @@ def main() -> None:
     parser.add_argument("--contenders", default="vllm,transformers," + ",".join(TDPIPE))
     parser.add_argument("--name", default="peers")
     parser.add_argument(
-        "--smoke", action="store_true", help="8 short requests, one round, two of ours, no vLLM"
+        "--smoke", action="store_true", help="4 short requests, one round, one of ours, no vLLM"
     )
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
-        options.requests, options.rounds, options.static_batches = 8, 1, "8"
-        options.scale = 0.1
-        options.contenders = "transformers," + ",".join(TDPIPE[:2])
+        options.requests, options.rounds, options.static_batches = 4, 1, "4"
+        options.scale = 0.05
+        options.contenders = f"transformers,{TDPIPE[0]}"
     if "vllm" in options.contenders and not options.vllm_python:
         parser.error("--vllm-python: give the interpreter that vLLM is installed for")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # contenders are ended then as well

@@ -77,8 +77,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
-        options.requests, options.output_tokens = 8, 2
-        options.header_tokens, options.kv_cache_memory = 300, "64MiB"
+        options.requests, options.output_tokens = 6, 2
+        options.header_tokens, options.kv_cache_memory = 160, "32MiB"
     runs: dict[str, list[dict[str, Any]]] = {"on": [], "off": []}
     with LLM(
         MODEL,

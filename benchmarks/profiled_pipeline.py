@@ -5,7 +5,7 @@ What enters are requests of known length, what leaves are seconds of the run and
 
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,11 @@ from workload_lognormal import WorkItem
 
 MODEL = "smollm2-135m-instruct"
 Figures = dict[str, Any]
+# Enough to simulate a few short requests.
+SMOKE_GRID = replace(
+    QUICK_GRID, prefill_tokens=(8, 64), pair_tokens=64, rows=4, decode_sequences=(1, 8),
+    contexts=(16, 128), kv_sequences=8, link_tokens=16,
+)  # fmt: skip
 
 
 class RecordedLoads:
@@ -58,7 +63,7 @@ class ProfiledPipeline:
         self.tokenizer = Tokenizer(self.source.folder)
         self.setup = resolve_setup(self.config, self.source)
         self.executor = self.setup.executor(self.source.folder)
-        self.grid = QUICK_GRID if smoke else FULL_GRID
+        self.grid = SMOKE_GRID if smoke else FULL_GRID
         self.profiles: list[Figures] = []
         try:
             self.limits = self.setup.allocate(self.executor)

@@ -19,10 +19,11 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from profiled_pipeline import MODEL, QUICK_GRID, Figures, ProfiledPipeline
+from profiled_pipeline import MODEL, QUICK_GRID, SMOKE_GRID, Figures, ProfiledPipeline
 from result_record import RESULTS, ROOT, write_result
 from workload_lognormal import TOKEN_RANGE, WorkItem, make_workload
 
@@ -220,7 +221,7 @@ def main() -> None:
         return
     pipeline = ProfiledPipeline(options.stages, options.smoke)
     try:
-        pipeline.profile(QUICK_GRID)
+        pipeline.profile(replace(SMOKE_GRID, rounds=1) if options.smoke else QUICK_GRID)
         pipeline.run(options.schedulers[0], make_workload(4, options.seed + 1, 0.1))  # warms up
         found = {}
         for name in options.workloads:

@@ -14,7 +14,7 @@ from tdpipe import LLM, SamplingParams
 from tdpipe.reporting.bubbles import busy_shares, decode_window_busy_shares
 from workload_lognormal import make_workload
 
-LEAST_RESIDENT = 64
+LEAST_RESIDENT, SMOKE_RESIDENT = 64, 16
 
 
 def main() -> None:
@@ -24,9 +24,12 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--scheduler", default="td-pipe")
     parser.add_argument("--timeline", help="also write the Chrome trace here")
-    parser.add_argument("--smoke", action="store_true", help="short prompts and outputs")
+    parser.add_argument("--smoke", action="store_true", help="few and short requests")
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
+    least_resident = LEAST_RESIDENT
+    if options.smoke:
+        options.requests, least_resident = 32, SMOKE_RESIDENT
     workload = make_workload(options.requests, seed=1, scale=0.15 if options.smoke else 1.0)
     with LLM(
         "smollm2-135m-instruct",
@@ -41,7 +44,7 @@ def main() -> None:
         ]
         llm.generate([item.prompt for item in workload], params)
         summary, trace = llm.summary(), llm.trace()
-    shares, window = decode_window_busy_shares(trace, LEAST_RESIDENT)
+    shares, window = decode_window_busy_shares(trace, least_resident)
     figures = {
         "decode_busy_shares": shares,
         "decode_window_s": window[1] - window[0],
@@ -56,7 +59,7 @@ def main() -> None:
         "requests": options.requests,
         "stages": options.stages,
         "scheduler": options.scheduler,
-        "least_resident": LEAST_RESIDENT,
+        "least_resident": least_resident,
         "smoke": options.smoke,
     }
     write_result("stage_busy", settings, figures, options.folder)

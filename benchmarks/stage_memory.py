@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
-        options.requests, options.kv_cache_memory = 12, "16MiB"
-    workload = make_workload(options.requests, seed=0, scale=0.3 if options.smoke else 1.0)
+        options.requests, options.kv_cache_memory = 16, "8MiB"
+    workload = make_workload(options.requests, seed=0, scale=0.1 if options.smoke else 1.0)
     started_s = time.perf_counter()
     with LLM(
         MODEL, pipeline_parallel_size=options.stages, kv_cache_memory=options.kv_cache_memory

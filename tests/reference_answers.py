@@ -4,13 +4,13 @@ import torch
 
 MODEL = "smollm2-135m-instruct"
 NUM_PROMPTS, NUM_TOKENS = 64, 96
-# Of these prompts, every seventh is enough for each change; --all-prompts takes all.
-SAMPLE_STEP = 7
+# Of these, every eighth prompt and fewer tokens do for each change; --all-prompts takes all.
+SAMPLE_STEP, SAMPLE_TOKENS = 8, 40
 # Where the two best logits are closer than this, either token is right.
 TIE = 1e-4
 
 
-def continuations(model, prompts):
+def continuations(model, prompts, num_tokens):
     """(tokens, gap between the two best logits at each step) of each prompt, in one batch."""
     longest = max(map(len, prompts))
     ids = [[0] * (longest - len(p)) + p for p in prompts]
@@ -18,8 +18,8 @@ def continuations(model, prompts):
     out = model.generate(
         torch.tensor(ids),
         attention_mask=torch.tensor(mask),
-        max_new_tokens=NUM_TOKENS,
-        min_new_tokens=NUM_TOKENS,
+        max_new_tokens=num_tokens,
+        min_new_tokens=num_tokens,
         do_sample=False,
         pad_token_id=0,
         output_logits=True,

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from reference_answers import MODEL, NUM_PROMPTS, SAMPLE_STEP, continuations
+from reference_answers import (
+    MODEL,
+    NUM_PROMPTS,
+    NUM_TOKENS,
+    SAMPLE_STEP,
+    SAMPLE_TOKENS,
+    continuations,
+)
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.text.tokenizer import Tokenizer
 
@@ -30,7 +37,13 @@ def prompts(source, request):
 
 
 @pytest.fixture(scope="session")
-def reference(source, prompts):
+def num_tokens(request):
+    """Tokens of each reference answer."""
+    return NUM_TOKENS if request.config.getoption("all_prompts") else SAMPLE_TOKENS
+
+
+@pytest.fixture(scope="session")
+def reference(source, prompts, num_tokens):
     """(tokens, gap between the two best logits) of each step of each prompt."""
     from transformers import AutoModelForCausalLM
 
@@ -42,7 +55,7 @@ def reference(source, prompts):
     for first in range(0, len(order), 16):
         group = order[first : first + 16]
         for index, answer in zip(
-            group, continuations(model, [prompts[i] for i in group]), strict=True
+            group, continuations(model, [prompts[i] for i in group], num_tokens), strict=True
         ):
             answers[index] = answer
     return answers

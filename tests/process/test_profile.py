@@ -6,6 +6,7 @@ from statistics import median
 
 import pytest
 
+from profiled_pipeline import SMOKE_GRID
 from tdpipe.cli import profile
 from tdpipe.cli.main import main
 from tdpipe.config.engine_config import EngineConfig
@@ -149,7 +150,7 @@ def test_cache(tmp_path, monkeypatch, cost, pipeline):
 
 def test_command(tmp_path, monkeypatch, capsys):
     folder = str(resolve_model(MODEL).folder)  # before the cache moves: it is exported there
-    monkeypatch.setattr(stage_profiler, "FULL_GRID", QUICK_GRID)
+    monkeypatch.setattr(stage_profiler, "FULL_GRID", SMOKE_GRID)
     monkeypatch.setenv("TDPIPE_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "profile.json"
     command = ["profile", "--model", folder, "-p", "2", "--partition", "16,14", "--device", "cpu"]

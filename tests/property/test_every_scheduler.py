@@ -17,7 +17,7 @@ from tdpipe.prediction.constant import ConstantPredictor
 from tdpipe.prediction.max_tokens import MaxTokensPredictor
 from tdpipe.prediction.oracle import OraclePredictor
 
-NUM_EXAMPLES = 250  # for each scheduler: thousands of workloads in all
+NUM_EXAMPLES = 100  # for each scheduler: a thousand workloads in all
 
 
 @st.composite
