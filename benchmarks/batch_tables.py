@@ -4,7 +4,7 @@
 def batch_memory(result: dict) -> str:
     """Rates and memory by length of the input."""
     lines = [
-        "| lines | lines/s | x the shortest | its second tenth | its ninth "
+        "| lines | lines/s | x the shortest | in its second tenth | in its ninth "
         "| engine at a tenth, MiB | at the end | stages at a tenth | at the end |",
         "|---" * 9 + "|",
     ]

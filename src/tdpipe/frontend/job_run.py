@@ -159,7 +159,7 @@ class JobRun:
             num_requests=self._collector.num_finished,
             num_failed=self._num_failed,
             prompt_tokens=self._collector.num_prompt_tokens,
-            requested_tokens=sum(prompt for prompt, _ in self._collector.lengths),
+            requested_tokens=sum(self._collector.prompt_tokens),
             cached_tokens=sum(self._collector.cached_tokens),
             output_tokens=self._collector.num_output_tokens,
             num_preemptions=self._control.state.num_preemptions,
@@ -183,11 +183,11 @@ class JobRun:
     def _bound(self) -> RunBound | None:
         """The least time for what is finished; in time linear in the requests."""
         assert self._control is not None and self._collector is not None
-        if not self._collector.lengths:
+        if not self._collector.prompt_tokens:
             return None
         cost, collector = self._parts.cost, self._collector
         kv_tokens = self._control.limits.kv_tokens
-        bound = lower_bound(collector.lengths, cost, kv_tokens, collector.cached_tokens)
+        bound = lower_bound(collector.lengths(), cost, kv_tokens, collector.cached_tokens)
         return RunBound(bound.seconds, bound.name, not isinstance(cost, ProfiledCost))
 
     def _stop_strings(self, event: OutputEvent) -> tuple[str, ...]:

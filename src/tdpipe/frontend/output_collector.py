@@ -1,5 +1,6 @@
 """Collects the engine's events into finished outputs, one per job."""
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -22,10 +23,10 @@ class _OpenJob:
 class OutputCollector:
     """Keeps the tokens of unfinished jobs; text is made once, when a completion ends.
 
-    `lengths` are the (prompt tokens, output tokens) of the engine's finished requests, n for a job
-    of n completions, `cached_tokens` how much of each one's prompt was there before; `ended` counts
-    them by finish reason, `num_entered_tokens` the prompt tokens of requests whose first token is
-    there.
+    `prompt_tokens`, `output_tokens` are those of the engine's finished requests, one after the
+    other, n for a job of n completions, `cached_tokens` how much of each one's prompt was there
+    before; `ended` counts them by finish reason, `num_entered_tokens` the prompt tokens of requests
+    whose first token is there.
     """
 
     def __init__(
@@ -40,13 +41,17 @@ class OutputCollector:
         self.num_finished = 0
         self.num_entered_tokens = 0
         self.ended: Counter[str] = Counter()
-        self.lengths: list[tuple[int, int]] = []
-        self.cached_tokens: list[int] = []
+        self.prompt_tokens, self.output_tokens = array("l"), array("l")
+        self.cached_tokens = array("l")
         self._accepted = accepted
         self._tokenizer = tokenizer
         self._stop_checker = stop_checker
         self._eos = eos_token_ids
         self._open: dict[int, _OpenJob] = {}  # by first request id
+
+    def lengths(self) -> list[tuple[int, int]]:
+        """(prompt tokens, output tokens) of each finished request."""
+        return list(zip(self.prompt_tokens, self.output_tokens, strict=True))
 
     def take(self, event: OutputEvent) -> tuple[AcceptedJob, RequestOutput] | None:
         """Add one event; the job and its output if that completes it."""
@@ -64,7 +69,8 @@ class OutputCollector:
             return None
         self.ended[str(event.finish_reason)] += 1
         if samples and event.finish_reason is not FinishReason.ABORT:
-            self.lengths.append((len(accepted.prompt_token_ids), len(samples)))
+            self.prompt_tokens.append(len(accepted.prompt_token_ids))
+            self.output_tokens.append(len(samples))
             self.cached_tokens.append(event.cached_tokens)
         number = event.request_id - accepted.first_request_id
         job.finished[number] = self._completion(number, event.request_id, job, event.finish_reason)

@@ -35,9 +35,9 @@ def test_lengths_are_those_of_finished_requests():
     give(collector, 1, 3, FinishReason.STOP)
     give(collector, 0, 8, None)
     collector.take(OutputEvent(0, Sample(0, 5), FinishReason.LENGTH, cached_tokens=4))
-    assert collector.cached_tokens == [0, 4]
+    assert list(collector.cached_tokens) == [0, 4]
     give(collector, 2, 4, None)  # still running
     collector.take(OutputEvent(3, None, FinishReason.ABORT))
-    assert collector.lengths == [(7, 3), (7, 9)]
+    assert collector.lengths() == [(7, 3), (7, 9)]
     give(collector, 2, 1, FinishReason.ABORT)
-    assert collector.lengths == [(7, 3), (7, 9)]
+    assert collector.lengths() == [(7, 3), (7, 9)]
