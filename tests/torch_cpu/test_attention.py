@@ -91,7 +91,8 @@ def test_prefill_spans(window, earlier, backend):
     torch.manual_seed(0)
     total = earlier + 6
     cache = backend.cache_class(1, 8, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
-    slots = torch.randperm(32)[:total]
+    blocks = torch.randperm(8)
+    slots = (blocks[:, None] * BLOCK + torch.arange(BLOCK)).flatten()[:total]
     keys, values = torch.randn(2, total, KV_HEADS, DIM)
     cache.write(0, slots[:earlier], keys[:earlier], values[:earlier])
     meta = AttentionMetadata(

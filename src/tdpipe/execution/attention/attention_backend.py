@@ -6,6 +6,8 @@ Rows of a batch: the tokens of all prefill spans in order, then one row per deco
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from tdpipe.execution.kv_cache import KVCache
@@ -56,6 +58,26 @@ class PrefillTiles:
     slots: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class RowTiles:
+    """Tiles of equally many rows.
+
+    Attributes:
+        num_rows: of each tile.
+        last_rows: [tiles] the row in the batch of each tile's last row; the others come before it.
+        used: [tiles] how many of its rows there are; where it is short of rows, the first miss.
+        lengths: [tiles] tokens that its last row attends to, itself included; one less for each
+            row before.
+        block_tables: [tiles, blocks] int32, padded with 0.
+    """
+
+    num_rows: int
+    last_rows: npt.NDArray[np.int64]
+    used: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    block_tables: npt.NDArray[np.int32]
+
+
 @dataclass(slots=True)
 class AttentionMetadata:
     """Where a batch's keys and values go and what each row attends to.
@@ -71,6 +93,7 @@ class AttentionMetadata:
         decode_groups: an implementation's own view of the decodes, made once a batch; the key is
             the attention window.
         prefill_tiles: likewise of the prefill spans.
+        row_tiles: likewise of all rows.
     """
 
     num_prefill_tokens: int
@@ -82,6 +105,7 @@ class AttentionMetadata:
     block_size: int
     decode_groups: dict[int | None, list[DecodeGroup]] = field(default_factory=dict)
     prefill_tiles: PrefillTiles | None = None
+    row_tiles: list[RowTiles] = field(default_factory=list)
 
 
 class AttentionBackend(Protocol):

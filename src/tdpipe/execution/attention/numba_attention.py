@@ -1,43 +1,32 @@
-"""Decode attention over the paged cache as a compiled CPU kernel; prefill stays with torch.
+"""Attention over the paged cache as a compiled CPU kernel, float32 only.
 
-Gathering the context costs more than attending to it. The kernel walks each sequence's block table
-instead. float32 only.
+Gathering a context costs more than attending to it. The kernel walks each sequence's block table
+instead, for decodes and for prompts alike: several rows of a prompt read a block together.
 """
 
 import torch
 from torch import Tensor
 
 from tdpipe.execution.attention.attention_backend import AttentionMetadata
-from tdpipe.execution.attention.numba_kernels import decode_attention, read_cache, write_cache
-from tdpipe.execution.attention.torch_attention import TorchAttention
+from tdpipe.execution.attention.numba_kernels import MOST_SUMS, attend, write_cache
+from tdpipe.execution.attention.row_tiles import row_tiles
 from tdpipe.execution.block_kv_cache import BlockKVCache
 from tdpipe.execution.kv_cache import KVCache
 
 
 class CompiledKVCache(BlockKVCache):
-    """A BlockKVCache in float32 on CPU, written and read by compiled kernels."""
+    """A BlockKVCache in float32 on CPU, written by a compiled kernel."""
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at slots [tokens]."""
         blocks = self.blocks[layer].numpy()
         write_cache(key.numpy(), value.numpy(), slots.numpy(), self.block_size, blocks)
 
-    def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [kv_heads, len(slots), head_dim] at slots."""
-        shape = (self.blocks.shape[2], len(slots), self.values.shape[-1])
-        keys, values = torch.empty(shape), torch.empty(shape)
-        blocks = self.blocks[layer].numpy()
-        read_cache(blocks, slots.numpy(), self.block_size, keys.numpy(), values.numpy())
-        return keys, values
-
 
 class NumbaAttention:
     """AttentionBackend for float32 on CPU; the first use compiles, later processes load."""
 
     cache_class: type[KVCache] = CompiledKVCache
-
-    def __init__(self) -> None:
-        self._torch = TorchAttention()
 
     def forward(
         self,
@@ -51,19 +40,16 @@ class NumbaAttention:
     ) -> Tensor:
         assert isinstance(kv_cache, BlockKVCache)
         kv_cache.write(layer, meta.slot_mapping, key, value)
+        _, num_heads, head_dim = query.shape
+        group = num_heads // key.shape[1]
+        # As many rows of a prompt together as have their sums in registers.
+        meta.row_tiles = meta.row_tiles or row_tiles(meta, max(1, MOST_SUMS // group))
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        self._torch.prefill(layer, query, key, value, output, kv_cache, meta, window)
-        first = meta.num_prefill_tokens
-        if len(query) > first:
-            heads = query.shape[1] // key.shape[1]
-            sizes = ((0,) * heads, (0,) * query.shape[2], (0,) * meta.block_size)
-            decode_attention(
-                query[first:].contiguous().numpy(),
-                kv_cache.blocks[layer].numpy(),
-                meta.block_tables.numpy(),
-                meta.decode_lengths.numpy(),
-                window or 0,
-                sizes,
-                output[first:].numpy(),
-            )
+        for tiles in meta.row_tiles:
+            sizes = ((0,) * (tiles.num_rows * group), (0,) * head_dim, (0,) * meta.block_size)
+            attend(
+                query.contiguous().numpy(), kv_cache.blocks[layer].numpy(), tiles.last_rows,
+                tiles.used, tiles.lengths, tiles.block_tables, tiles.num_rows, window or 0, sizes,
+                output.numpy(),
+            )  # fmt: skip
         return output

@@ -1,4 +1,4 @@
-"""Kernels of decode attention, compiled for the core at hand; one thread: a stage has one core.
+"""Kernels of attention, compiled for the core at hand; one thread: a stage has one core.
 
 The sums over dimensions and slots are written as vector instructions (LLVM's own vector types,
 which fit any processor), because compilers do not find this form by themselves: a block's scores
@@ -26,7 +26,7 @@ from tdpipe.execution.float_kernels import exp_of_negative, float_of_rank, rank_
 from tdpipe.execution.vector_code import FAST, FLOAT, VectorCode
 
 FloatArray = npt.NDArray[np.float32]
-# Tuples of zeros, as many as heads share a key, as head_dim, and as slots are in a block.
+# Tuples of zeros, as many as queries share a key, as head_dim, and as slots are in a block.
 Sizes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 OPTIONS = {"fastmath": True, "cache": True, "error_model": "numpy", "boundscheck": False}
@@ -194,84 +194,126 @@ def _add_some_values(
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _first(length: int, window: int, rows: int) -> int:
+    """The first token that any row of a tile sees."""
+    return max(0, length - rows + 1 - window) if window > 0 else 0
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def _block_after(
     block_tables: npt.NDArray[np.int32],
     lengths: npt.NDArray[np.int64],
     window: int,
+    rows: int,
     size: int,
     i: int,
     b: int,
 ) -> int:
-    """The block that is read after block b of sequence i."""
+    """The block that is read after block b of tile i."""
     if (b + 1) * size < lengths[i]:
         return block_tables[i, b + 1]
     if i + 1 == len(lengths):
         return block_tables[i, b]
-    first = max(0, lengths[i + 1] - window) if window > 0 else 0
-    return block_tables[i + 1, first // size]
+    return block_tables[i + 1, _first(lengths[i + 1], window, rows) // size]
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def decode_attention(
+def _hide(
+    scores: FloatArray, block_start: int, length: int, window: int, per_row: int, sizes: Sizes
+) -> None:
+    """What a query does not see scores nothing.
+
+    scores: [rows * per_row, slots] of the block that begins at block_start; the last row sees
+    `length` tokens, each row before one less.
+    """
+    queries, _, slots = sizes
+    for q in range(len(queries)):
+        seen = length - (len(queries) - 1 - q) // per_row
+        first = max(0, seen - window) if window > 0 else 0
+        for t in range(min(len(slots), max(0, first - block_start))):
+            scores[q, t] = LOWEST
+        for t in range(max(0, seen - block_start), len(slots)):
+            scores[q, t] = LOWEST
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def attend(
     query: FloatArray,
     cache: FloatArray,
-    block_tables: npt.NDArray[np.int32],
+    last_rows: npt.NDArray[np.int64],
+    used: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.int64],
+    block_tables: npt.NDArray[np.int32],
+    rows: int,
     window: int,
     sizes: Sizes,
     output: FloatArray,
 ) -> None:
-    """Attention of one query each over their own contexts.
+    """Attention of tiles of rows over their sequences, each row up to itself.
 
-    query, output: [decodes, heads, head_dim]; cache: one layer of a BlockKVCache, [blocks,
-    kv_heads, 2, block_size * head_dim]; block_tables: [decodes, blocks]; lengths: [decodes];
-    window: tokens back, 0 for all; sizes: zeros, as many as heads share a key, as head_dim, and as
-    slots are in a block.
+    query, output: [tokens, heads, head_dim]; cache: one layer of a BlockKVCache, [blocks,
+    kv_heads, 2, block_size * head_dim]; last_rows, used, lengths, block_tables, rows: as in
+    RowTiles; window: tokens back, 0 for all; sizes: zeros, as many as queries of a tile share a
+    key (its rows times the heads of a KV head), as head_dim, and as slots are in a block.
     """
-    group, dims, size = len(sizes[0]), len(sizes[1]), len(sizes[2])
-    scale = np.float32(1.0 / math.sqrt(dims))
+    queries, dims, size = len(sizes[0]), len(sizes[1]), len(sizes[2])
+    scale, per_row = np.float32(1.0 / math.sqrt(dims)), queries // rows
     kv_heads, step = cache.shape[1], size * dims
-    num_heads, num_decodes = kv_heads * group, query.shape[0]
-    # Flat, and elements given by their place: a slice costs more than what is done with it.
-    all_queries, all_outputs, floats = query.reshape(-1), output.reshape(-1), cache.reshape(-1)
-    scores = np.empty((group, size), np.float32)
+    # A tile's queries and outputs, those that share a key one after the other. Flat, and elements
+    # given by their place: a slice costs more than what is done with it.
+    own_query = np.zeros((kv_heads, rows, per_row, dims), np.float32)
+    own_output = np.empty((kv_heads, rows, per_row, dims), np.float32)
+    all_queries, all_outputs, floats = own_query.ravel(), own_output.ravel(), cache.reshape(-1)
+    outputs = own_output.reshape(kv_heads, queries, dims)
+    scores = np.empty((queries, size), np.float32)
     score_row = scores.reshape(-1)
-    tops, totals = np.empty(num_heads, np.float32), np.empty(num_heads * size, np.float32)
-    output[:] = np.float32(0.0)
-    for i in range(num_decodes):
-        length = lengths[i]
-        first = max(0, length - window) if window > 0 else 0
+    tops = np.empty(kv_heads * queries, np.float32)
+    totals = np.empty(kv_heads * queries * size, np.float32)
+    for i in range(len(last_rows)):
+        first_row, length = last_rows[i] - rows + 1, lengths[i]
+        missing = rows - used[i]
+        for r in range(missing, rows):
+            for h in range(kv_heads):
+                for g in range(per_row):
+                    for d in range(dims):
+                        own_query[h, r, g, d] = query[first_row + r, h * per_row + g, d]
+        own_output[:] = np.float32(0.0)
         tops[:], totals[:] = LOWEST, np.float32(0.0)
         # A block at a time with all its heads, as they lie in memory.
-        for b in range(first // size, (length + size - 1) // size):
-            low, high = max(0, first - b * size), min(size, length - b * size)
-            ahead = np.int64(_block_after(block_tables, lengths, window, size, i, b))
+        for b in range(_first(length, window, rows) // size, (length + size - 1) // size):
+            low, high = (
+                max(0, _first(length, window, rows) - b * size),
+                min(size, length - b * size),
+            )
+            all_seen = (b + 1) * size <= length - rows + 1 and (
+                window == 0 or b * size >= length - window
+            )
+            ahead = np.int64(_block_after(block_tables, lengths, window, rows, size, i, b))
             for h in range(kv_heads):
                 _fetch(sizes, floats, (ahead * kv_heads + h) * 2 * step)
                 keys_at = (np.int64(block_tables[i, b]) * kv_heads + h) * 2 * step
-                values_at, row_at = keys_at + step, (i * num_heads + h * group) * dims
-                _score(sizes, all_queries, row_at, floats, keys_at, scale, score_row, 0)
-                for g in range(group):
-                    at, head = g * size, h * group + g
-                    # Slots outside low .. high belong to no token of the sequence.
-                    for t in range(low):
-                        score_row[at + t] = LOWEST
-                    for t in range(high, size):
-                        score_row[at + t] = LOWEST
-                    if _any_above(sizes, score_row, at, tops[head] + SLACK):
-                        out_at = row_at + g * dims
-                        _raise_top(score_row, at, tops, head, totals, all_outputs, out_at, sizes)
-                    _weigh(sizes, score_row, at, tops[head], totals, head * size)
+                values_at, queries_at = keys_at + step, h * queries * dims
+                _score(sizes, all_queries, queries_at, floats, keys_at, scale, score_row, 0)
+                if not all_seen:
+                    _hide(scores, b * size, length, window, per_row, sizes)
+                for q in range(queries):
+                    at, place = q * size, h * queries + q
+                    if _any_above(sizes, score_row, at, tops[place] + SLACK):
+                        out_at = place * dims
+                        _raise_top(score_row, at, tops, place, totals, all_outputs, out_at, sizes)
+                    _weigh(sizes, score_row, at, tops[place], totals, place * size)
                 if high - low == size:
-                    _add_values(sizes, score_row, 0, floats, values_at, all_outputs, row_at)
+                    _add_values(sizes, score_row, 0, floats, values_at, all_outputs, queries_at)
                 else:
                     values = floats[values_at : values_at + step].reshape(size, dims)
-                    own = output[i, h * group : (h + 1) * group]
-                    _add_some_values(scores, values, low, high, sizes, own)
-        for h in range(num_heads):
-            inverse = np.float32(1.0) / totals[h * size : (h + 1) * size].sum()
-            for d in range(dims):
-                output[i, h, d] *= inverse
+                    _add_some_values(scores, values, low, high, sizes, outputs[h])
+        for r in range(missing, rows):
+            for h in range(kv_heads):
+                for g in range(per_row):
+                    at = ((h * rows + r) * per_row + g) * size
+                    inverse = np.float32(1.0) / totals[at : at + size].sum()
+                    for d in range(dims):
+                        output[first_row + r, h * per_row + g, d] = own_output[h, r, g, d] * inverse
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -291,22 +333,3 @@ def write_cache(
                 cache[block, h, 0, d * block_size + offset] = keys[i, h, d]
             for d in range(dims):
                 cache[block, h, 1, offset * dims + d] = values[i, h, d]
-
-
-@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def read_cache(
-    cache: FloatArray,
-    slots: npt.NDArray[np.int64],
-    block_size: int,
-    keys: FloatArray,
-    values: FloatArray,
-) -> None:
-    """Fill keys and values [kv_heads, len(slots), head_dim] from slots of one layer."""
-    dims = keys.shape[2]
-    for i in range(slots.shape[0]):
-        block, offset = slots[i] // block_size, slots[i] % block_size
-        for h in range(keys.shape[0]):
-            for d in range(dims):
-                keys[h, i, d] = cache[block, h, 0, d * block_size + offset]
-            for d in range(dims):
-                values[h, i, d] = cache[block, h, 1, offset * dims + d]
