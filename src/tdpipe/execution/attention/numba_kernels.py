@@ -237,6 +237,33 @@ def _hide(
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _gather(query: FloatArray, first_row: int, missing: int, tile: FloatArray) -> None:
+    """tile [kv_heads, rows, per_row, head_dim] of the queries from row first_row + missing on."""
+    kv_heads, rows, per_row, dims = tile.shape
+    for r in range(missing, rows):
+        for h in range(kv_heads):
+            for g in range(per_row):
+                for d in range(dims):
+                    tile[h, r, g, d] = query[first_row + r, h * per_row + g, d]
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def _hand_out(
+    tile: FloatArray, totals: FloatArray, first_row: int, missing: int, output: FloatArray
+) -> None:
+    """The reverse, of weighted sums, divided by their weights' totals [queries of all, slots]."""
+    kv_heads, rows, per_row, dims = tile.shape
+    slots = len(totals) // (kv_heads * rows * per_row)
+    for r in range(missing, rows):
+        for h in range(kv_heads):
+            for g in range(per_row):
+                at = ((h * rows + r) * per_row + g) * slots
+                inverse = np.float32(1.0) / totals[at : at + slots].sum()
+                for d in range(dims):
+                    output[first_row + r, h * per_row + g, d] = tile[h, r, g, d] * inverse
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def attend(
     query: FloatArray,
     cache: FloatArray,
@@ -272,19 +299,13 @@ def attend(
     for i in range(len(last_rows)):
         first_row, length = last_rows[i] - rows + 1, lengths[i]
         missing = rows - used[i]
-        for r in range(missing, rows):
-            for h in range(kv_heads):
-                for g in range(per_row):
-                    for d in range(dims):
-                        own_query[h, r, g, d] = query[first_row + r, h * per_row + g, d]
+        _gather(query, first_row, missing, own_query)
         own_output[:] = np.float32(0.0)
         tops[:], totals[:] = LOWEST, np.float32(0.0)
         # A block at a time with all its heads, as they lie in memory.
-        for b in range(_first(length, window, rows) // size, (length + size - 1) // size):
-            low, high = (
-                max(0, _first(length, window, rows) - b * size),
-                min(size, length - b * size),
-            )
+        start = _first(length, window, rows)
+        for b in range(start // size, (length + size - 1) // size):
+            low, high = max(0, start - b * size), min(size, length - b * size)
             all_seen = (b + 1) * size <= length - rows + 1 and (
                 window == 0 or b * size >= length - window
             )
@@ -307,13 +328,7 @@ def attend(
                 else:
                     values = floats[values_at : values_at + step].reshape(size, dims)
                     _add_some_values(scores, values, low, high, sizes, outputs[h])
-        for r in range(missing, rows):
-            for h in range(kv_heads):
-                for g in range(per_row):
-                    at = ((h * rows + r) * per_row + g) * size
-                    inverse = np.float32(1.0) / totals[at : at + size].sum()
-                    for d in range(dims):
-                        output[first_row + r, h * per_row + g, d] = own_output[h, r, g, d] * inverse
+        _hand_out(own_output, totals, first_row, missing, output)
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
