@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from chain import Chain, relative_gap
 from tdpipe.execution.attention.numba_attention import NumbaAttention
 from tdpipe.execution.attention.torch_attention import TorchAttention
+from tdpipe.execution.models import decoder
 
 SIZES = {
     "vocab_size": 320,
@@ -106,6 +107,14 @@ def test_decodes_of_very_different_lengths(tiny):
     got = chain.step([(i, len(tokens), [5]) for i, tokens in enumerate(prompts)], 0)
     for row, tokens in zip(got, prompts, strict=True):
         assert relative_gap(row, reference(model, [*tokens, 5])[-1]) < 1e-4
+
+
+def test_many_rows_in_parts(tiny, monkeypatch):
+    monkeypatch.setattr(decoder, "MLP_ROWS", 7)
+    folder, model = tiny
+    tokens = torch.randint(2, 320, (60,), generator=torch.Generator().manual_seed(3)).tolist()
+    got = Chain(folder, [4]).step([(1, 0, tokens)], 1)
+    assert relative_gap(got[0], reference(model, tokens)[-1]) < 1e-4
 
 
 def test_a_difference_would_be_seen(tiny):

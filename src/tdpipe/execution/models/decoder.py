@@ -19,6 +19,9 @@ from tdpipe.execution.models.stage_weights import StageWeights
 from tdpipe.execution.row_kernels import add_rms_norm, is_compiled, rms_norm, silu_multiply
 
 Rotation = tuple[Tensor, Tensor]
+# A CPU multiplies so many rows no slower than more, and what lies between the products is several
+# times as wide as the hidden states: its memory is that of these rows only.
+MLP_ROWS = 512
 
 
 class RMSNorm(nn.Module):
@@ -94,6 +97,12 @@ class MLP(nn.Module):
         self.down = Projection(inner, hidden, bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and len(x) > MLP_ROWS:
+            parts = torch.split(x, MLP_ROWS)
+            return torch.cat([self._of_rows(rows) for rows in parts])
+        return self._of_rows(x)
+
+    def _of_rows(self, x: Tensor) -> Tensor:
         gate_up: Tensor = self.gate_up(x)
         if is_compiled(gate_up):
             active = torch.empty(len(gate_up), gate_up.shape[1] // 2)
