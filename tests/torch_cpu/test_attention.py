@@ -2,16 +2,21 @@
 
 import math
 
+import numba
 import pytest
 import torch
+from numba.core import types
+from numba.extending import intrinsic
 
 from tdpipe.execution.attention.attention_backend import AttentionMetadata, PrefillSpan
 from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.attention.numba_attention import NumbaAttention
+from tdpipe.execution.attention.numba_kernels import SLACK
 from tdpipe.execution.attention.torch_attention import TorchAttention
 from tdpipe.execution.block_kv_cache import BlockKVCache
 from tdpipe.execution.float_kernels import exp_of_negative
 from tdpipe.execution.kv_cache import KVCache
+from tdpipe.execution.vector_code import VectorCode
 
 BLOCK, KV_HEADS, GROUP, DIM = 4, 2, 3, 16
 
@@ -110,6 +115,67 @@ def test_prefill_spans(window, earlier, backend):
         end = earlier + row + 1
         want = by_hand(query[row], keys[:end], values[:end], window)
         torch.testing.assert_close(got[row], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("growth", [1.5, 15.0, 40.0])
+def test_scores_that_later_blocks_outgrow(growth):
+    """Of a decode and of a prompt: sums of earlier blocks are brought down to the new highest."""
+    total = 5 * BLOCK + 2
+    cache = NumbaAttention.cache_class(
+        1, 8, BLOCK, KV_HEADS, DIM, torch.float32, torch.device("cpu")
+    )
+    torch.manual_seed(0)
+    query = torch.randn(total, KV_HEADS * GROUP, DIM)
+    query += 1 - query.mean(-1, keepdim=True)  # each sums up to DIM
+    # A score is growth x the block, apart from some noise.
+    level = growth * (torch.arange(total) // BLOCK) / math.sqrt(DIM)
+    keys = level[:, None, None] + torch.randn(total, KV_HEADS, DIM) / 8
+    values = torch.randn(total, KV_HEADS, DIM)
+    slots = (torch.randperm(8)[:, None] * BLOCK + torch.arange(BLOCK)).flatten()[:total]
+    meta = AttentionMetadata(
+        num_prefill_tokens=total,
+        prefills=[PrefillSpan(0, total, total, slots)],
+        slot_mapping=slots,
+        decode_slots=torch.zeros(0, 0, dtype=torch.long),
+        decode_lengths=torch.zeros(0, dtype=torch.long),
+        block_tables=torch.zeros(0, 0, dtype=torch.int32),
+        block_size=BLOCK,
+    )
+    got = NumbaAttention().forward(0, query, keys, values, cache, meta, None)
+    tops = (query[-1, 0] @ keys[:, 0].T / math.sqrt(DIM)).unflatten(0, (-1, 2)).amax(1)
+    assert (tops[-1] - tops[1] > SLACK) == (growth > SLACK / 4)
+    for row in range(total):
+        want = by_hand(query[row], keys[: row + 1], values[: row + 1], None)
+        torch.testing.assert_close(got[row], want, rtol=1e-4, atol=1e-4)  # of scores of 200
+
+
+@intrinsic
+def _exponential(typing, values, at):
+    """values [8] from `at` on become e**values."""
+
+    def generate(context, builder, signature, arguments):
+        emit = VectorCode(context, builder, signature, arguments)
+        place = emit.address(0)
+        emit.store(emit.exponential(emit.load(place, 0, 8)), place, 0, 8)
+        return context.get_dummy_value()
+
+    return types.void(values, at), generate
+
+
+@numba.njit
+def exponentials(values):
+    for at in range(0, len(values), 8):
+        _exponential(values, at)
+
+
+def test_exponential_of_vectors():
+    x = torch.linspace(-87, 88, 8000)
+    got, want = x.clone(), x.double().exp()
+    exponentials(got.numpy())
+    assert ((got.double() - want) / want).abs().max() < 5e-7
+    below = torch.tensor([-87.5, -1e3, -3e38] + [-100.0] * 5)
+    exponentials(below.numpy())
+    assert (below < 2e-38).all() and (below > 0).all()
 
 
 def test_exponential():

@@ -9,6 +9,21 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from tdpipe.execution.vector_code import (
+    EXP_POLYNOMIAL,
+    EXPONENT_BIAS,
+    LEAST_EXPONENT,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    MANTISSA_BITS,
+)
+
+# As float32 and int32: a wider constant would widen the sums that it is part of.
+POLYNOMIAL = tuple(np.float32(factor) for factor in EXP_POLYNOMIAL)
+LEAST, LOG2, LN2 = np.float32(LEAST_EXPONENT), np.float32(LOG2_E), np.float32(LN2_HIGH)
+LN2_REST, BIAS, MANTISSA = np.float32(LN2_LOW), np.int32(EXPONENT_BIAS), np.int32(MANTISSA_BITS)
+
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _float_of_bits(typing: Any, bits: Any) -> tuple[Any, Callable[..., Any]]:
@@ -49,18 +64,12 @@ def float_of_rank(rank: int) -> float:
 
 @numba.njit(fastmath=True, cache=True, error_model="numpy", inline="always")  # type: ignore[untyped-decorator]
 def exp_of_negative(x: float) -> float:
-    """e**x for x <= 0, to about 2e-7 relative; what e**-87 is below that.
-
-    2**n * 2**f with f in [-0.5, 0.5] by a polynomial (Cephes expf); 2**n by its exponent's bits.
-    """
-    x = max(x, np.float32(-87.0))
-    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
-    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
+    """e**x for x <= 0, by the formula of VectorCode.exponential."""
+    x = max(x, LEAST)
+    n = np.floor(x * LOG2 + np.float32(0.5))
+    r = x - n * LN2 - n * LN2_REST
+    p = POLYNOMIAL[0]
+    for factor in POLYNOMIAL[1:]:
+        p = p * r + factor
     p = p * r * r + r + np.float32(1.0)
-    return p * _float_of_bits(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))
+    return p * _float_of_bits(np.int32((np.int32(n) + BIAS) << MANTISSA))

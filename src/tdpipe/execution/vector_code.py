@@ -12,7 +12,7 @@ from numba.core import cgutils
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 FAST = ("fast",)
-# e**f for f in [-0.5, 0.5], highest power first (Cephes expf).
+# e**f for f in [-0.5, 0.5] is 1 + f + f^2 x these, highest power first (Cephes expf).
 EXP_POLYNOMIAL = (
     1.9875691500e-4,
     1.3981999507e-3,

@@ -40,15 +40,16 @@ class NumbaAttention:
     ) -> Tensor:
         assert isinstance(kv_cache, BlockKVCache)
         kv_cache.write(layer, meta.slot_mapping, key, value)
+        query = query.contiguous()
         _, num_heads, head_dim = query.shape
         group = num_heads // key.shape[1]
         # As many rows of a prompt together as have their sums in registers.
         meta.row_tiles = meta.row_tiles or row_tiles(meta, max(1, MOST_SUMS // group))
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
+        output = torch.empty_like(query)
         for tiles in meta.row_tiles:
             sizes = ((0,) * (tiles.num_rows * group), (0,) * head_dim, (0,) * meta.block_size)
             attend(
-                query.contiguous().numpy(), kv_cache.blocks[layer].numpy(), tiles.last_rows,
+                query.numpy(), kv_cache.blocks[layer].numpy(), tiles.last_rows,
                 tiles.used, tiles.lengths, tiles.block_tables, tiles.num_rows, window or 0, sizes,
                 output.numpy(),
             )  # fmt: skip

@@ -37,7 +37,11 @@ class TorchAttention:
     ) -> Tensor:
         kv_cache.write(layer, meta.slot_mapping, key, value)
         output = torch.empty_like(query)
-        self.prefill(layer, query, key, value, output, kv_cache, meta, window)
+        for span in meta.prefills:
+            rows = slice(span.first_row, span.first_row + span.num_tokens)
+            output[rows] = _prefill(
+                layer, query[rows], key[rows], value[rows], kv_cache, span, window
+            )
         first = meta.num_prefill_tokens
         if len(query) > first:
             if window not in meta.decode_groups:
@@ -46,24 +50,6 @@ class TorchAttention:
                 rows_of_group = group.rows + first
                 output[rows_of_group] = _decode(layer, query[rows_of_group], kv_cache, group)
         return output
-
-    def prefill(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        kv_cache: KVCache,
-        meta: AttentionMetadata,
-        window: int | None,
-    ) -> None:
-        """The rows of the prefill spans, written to `output`; keys and values are stored before."""
-        for span in meta.prefills:
-            rows = slice(span.first_row, span.first_row + span.num_tokens)
-            output[rows] = _prefill(
-                layer, query[rows], key[rows], value[rows], kv_cache, span, window
-            )
 
 
 def _prefill(
