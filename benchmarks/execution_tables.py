@@ -43,6 +43,17 @@ def limit(result: dict) -> str:
     )
 
 
+def slow_link(result: dict) -> str:
+    """Pipeline and tensor parallelism over links of different speed."""
+    settings, machine = result["settings"], result["machine"]
+    return (
+        f"{result['table']}\n\n{settings['requests']} requests, {settings['prompt_tokens']} prompt "
+        f"and {settings['output_tokens']} output tokens, {settings['rounds']} alternating rounds, "
+        f"medians of output tokens/s, {machine['cores']} cores of {machine['cpu']} "
+        "([slow_link.json](../benchmarks/results/slow_link.json))\n"
+    )
+
+
 def stage_memory(result: dict) -> str:
     """Peak memory of each stage, in MiB."""
     lines = ["| stage | peak, MiB | weights | KV cache | beside |", "|---" * 5 + "|"]

@@ -224,14 +224,28 @@ def simulated_vs_real(result: dict) -> str:
     verdicts = [
         f"{name}: largest error {found['largest_error']:.1%}, order of schedulers "
         + ("as simulated" if found["same_order"] else "not as simulated")
+        + _faster_layout(found)
         for name, found in result["workloads"].items()
     ]
+    layouts = ", ".join(
+        f"{layout} of {','.join(map(str, layers))} layers"
+        for layout, layers in settings.get("partitions", {}).items()
+    )
     return (
-        f"{result['table']}\n\n{'; '.join(verdicts)}. {settings['requests']} requests, "
-        f"{settings['stages']} stages of {','.join(map(str, settings['partition']))} layers, "
+        f"{result['table']}\n\n{'; '.join(verdicts)}. {settings['requests']} requests, {layouts}, "
         f"{settings['rounds']} alternating rounds, medians, {machine['cores']} cores of "
         f"{machine['cpu']}.\n"
     )
+
+
+def _faster_layout(found: dict) -> str:
+    """The fastest of each layout, where there are two."""
+    rows = found["schedulers"]
+    best = [(rows[name]["measured_tokens_per_s"], name) for name in found.get("best", {}).values()]
+    if len(best) < 2:
+        return ""
+    fast, slow = max(best), min(best)
+    return f", {fast[1]} {fast[0] / slow[0]:.2f} x {slow[1]}"
 
 
 def _matrix(
@@ -266,6 +280,7 @@ TABLES = {
     "plan_check": plan_check,
     "simulated_vs_real": simulated_vs_real,
     "breakdown": execution_tables.breakdown,
+    "slow_link": execution_tables.slow_link,
     "limit": execution_tables.limit,
     "limit_int8": execution_tables.limit,
     "stage_memory": execution_tables.stage_memory,

@@ -1,6 +1,7 @@
 """The paper's evaluation and a wider grid, simulated: every scheduler on every node and workload.
 
     python benchmarks/paper.py [--parts nodes,grid,ablation,memory] [--processes 2]
+    python benchmarks/paper.py --real [OPTIONS of simulated_vs_real.py]
 
 Four parts, one result file each:
 
@@ -15,6 +16,8 @@ grid      those nodes with 4 devices x six workloads x all pipeline schedulers, 
 ablation  td-pipe with one part replaced
 memory    the KV cache cut to 67, 38, 19 and 10 % of what the workload would like
 
+--real runs pipeline against tensor parallelism on this machine, as simulated_vs_real.py does.
+
 Simulated runs are deterministic: figures are those of any machine. With --schedulers only those are
 simulated, and the rows of the others are kept from the result file that is there.
 """
@@ -23,12 +26,14 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import simulated_vs_real
 from result_record import RESULTS, ROOT, write_result
 from tdpipe.core.errors import CapacityError
 from tdpipe.cost.hardware_catalogue import find_device
@@ -277,7 +282,11 @@ def kept_rows(
 
 
 def main() -> None:
-    """Simulate the parts asked for."""
+    """Simulate the parts asked for, or run for real."""
+    if sys.argv[1:2] == ["--real"]:
+        del sys.argv[1]
+        simulated_vs_real.main()
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--schedulers", help="comma-separated; others keep their rows")

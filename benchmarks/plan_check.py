@@ -1,6 +1,7 @@
 """Whether `tdpipe plan` picks the fastest: its pick against an exhaustive simulation.
 
     python benchmarks/plan_check.py [--cells 'L20/*/sharegpt,A100*/reasoning'] [--processes 2]
+    python benchmarks/plan_check.py --again    # plan anew, against the simulations on file
 
 A cell is one of the paper's nodes of 4 devices with one of the six workloads of paper.py. The
 search has every layout of P stages of T ranks that fits, pipelines with the balanced partition and
@@ -20,8 +21,9 @@ more.
 """
 
 import argparse
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -30,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from paper import NODES, PIPELINE, WORKLOADS, Cell, make_workload
-from result_record import ROOT, write_result
+from result_record import RESULTS, ROOT, write_result
 from tdpipe.core.errors import CapacityError
 from tdpipe.cost.hardware_catalogue import find_device
 from tdpipe.cost.model_catalogue import find_model
@@ -137,10 +139,7 @@ def simulate_all(found: list[Candidate], ranking: list[Plan], full: bool) -> dic
 def check(cell: Cell, full: bool) -> dict[str, Any]:
     """Plan a cell, then search it exhaustively; settings and figures."""
     question = PlanQuestion(find_model(cell.model), find_device(cell.device), make_workload(cell))
-    began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    search = PlanSearch(question)
-    ranking = search.ranking(NUM_DEVICES)
-    plan_s, plan_cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
+    search, ranking, plan_s, plan_cpu_s = planned(question)
     found = candidates(search, ranking, full)
     simulated = simulate_all(found, ranking, full)
     pick = candidate_of(ranking[0], found)
@@ -159,6 +158,40 @@ def check(cell: Cell, full: bool) -> dict[str, Any]:
         "num_pruned": len(found) - len(simulated),
         "simulated": [one.record(makespan_s) for one, makespan_s in simulated.items()],
     }
+
+
+def check_again(row: dict[str, Any]) -> dict[str, Any]:
+    """Plan a cell of the result file anew; what was simulated then stands."""
+    requests = WORKLOADS[row["workload"]]
+    cell = Cell(row["device"], row["model"], NUM_DEVICES, row["workload"], requests, "")
+    question = PlanQuestion(find_model(cell.model), find_device(cell.device), make_workload(cell))
+    search, ranking, plan_s, plan_cpu_s = planned(question)
+    first = ranking[0]
+    pick = Candidate(first.scenario, first.scheduler, first.bound.seconds).record(first.makespan_s)
+    known = [one for one in row["simulated"] if same_candidate(one, pick)]
+    for one in known:
+        assert abs(one["makespan_s"] / pick["makespan_s"] - 1) < 1e-9, (one, pick)
+    assert len(search.workload.requests) == row["requests"], "the sample has changed: check in full"
+    found = row["simulated"] if known else [*row["simulated"], pick]
+    best = min(found, key=lambda one: one["makespan_s"])
+    return {
+        **row, "pick": pick, "best": best, "ratio": pick["makespan_s"] / best["makespan_s"],
+        "plan_s": plan_s, "plan_cpu_s": plan_cpu_s,
+        "num_simulated": len(found), "simulated": found,
+    }  # fmt: skip
+
+
+def same_candidate(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether both are the same layout, layers and scheduler."""
+    return all(one[name] == other[name] for name in ("layout", "layers", "scheduler"))
+
+
+def planned(question: PlanQuestion) -> tuple[PlanSearch, list[Plan], float, float]:
+    """The search, its ranking, and the seconds that it took: of the clock, and of a core."""
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
+    search = PlanSearch(question)
+    ranking = search.ranking(NUM_DEVICES)
+    return search, ranking, time.perf_counter() - began_s, time.process_time() - began_cpu_s
 
 
 def show(row: dict[str, Any]) -> None:
@@ -182,20 +215,27 @@ def main() -> None:
     parser.add_argument("--cells", default="*", help="patterns of device/model/workload")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--full", action="store_true", help="simulate all requests")
+    parser.add_argument("--again", action="store_true", help="plan anew, simulate nothing else")
     parser.add_argument("--smoke", action="store_true", help="a hundredth of the requests")
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     scale = 0.01 if options.smoke else 1.0
     rows = []
+    work: Callable[[Any], dict[str, Any]] = partial(check, full=options.full)
+    chosen: list[Any] = cells(options.cells.split(","), scale)
+    simulated_at = None
+    if options.again:
+        record = json.loads(((options.folder or RESULTS) / "plan_check.json").read_text())
+        work, chosen, simulated_at = check_again, record["cells"], record["commit"]
     with ProcessPoolExecutor(options.processes) as pool:
-        chosen = cells(options.cells.split(","), scale)
-        for row in pool.map(partial(check, full=options.full), chosen):
+        for row in pool.map(work, chosen):
             show(row)
             rows.append(row)
     figures = {
         "largest_ratio": max(row["ratio"] for row in rows),
         "longest_plan_s": max(row["plan_s"] for row in rows),
         "cells": rows,
+        "simulated_at": simulated_at,
     }
     settings = {
         "scale": scale, "cells": options.cells, "full": options.full,

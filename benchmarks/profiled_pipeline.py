@@ -29,6 +29,8 @@ from workload_lognormal import WorkItem
 
 MODEL = "smollm2-135m-instruct"
 Figures = dict[str, Any]
+# Of each process: several pipelines are held at a time, and none of the workloads fills it.
+KV_CACHE_MEMORY = "1GiB"
 # Enough to simulate a few short requests.
 SMOKE_GRID = replace(
     QUICK_GRID, prefill_tokens=(8, 64), pair_tokens=64, rows=4, decode_sequences=(1, 8),
@@ -53,11 +55,21 @@ class RecordedLoads:
 
 
 class ProfiledPipeline:
-    """Started stages of the embedded model on CPU; `profile` comes before runs."""
+    """Started stages of the embedded model on CPU; `profile` comes before runs.
 
-    def __init__(self, num_stages: int, smoke: bool) -> None:
+    Args:
+        layout: PP2, TP2 or PP2xTP2.
+    """
+
+    def __init__(self, layout: str, smoke: bool) -> None:
+        sizes = {one[:2]: int(one[2:]) for one in layout.split("x")}
         self.config = EngineConfig(
-            MODEL, pipeline_parallel_size=num_stages, dtype="float32", device="cpu"
+            MODEL,
+            pipeline_parallel_size=sizes.get("PP", 1),
+            tensor_parallel_size=sizes.get("TP", 1),
+            dtype="float32",
+            device="cpu",
+            kv_cache_memory=KV_CACHE_MEMORY,
         )
         self.source = resolve_model(MODEL)
         self.tokenizer = Tokenizer(self.source.folder)
@@ -109,6 +121,7 @@ class ProfiledPipeline:
             "bound": summary.bound.name,
             "num_batches": summary.num_batches,
             "engine_cpu_s": time.process_time() - cpu_s,
+            "collective_share": summary.collective_share,
             "busy_s": self._busy_s(run.trace.spans, recorded.loads),
         }
 

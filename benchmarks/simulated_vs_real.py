@@ -1,12 +1,13 @@
 """How well the simulation predicts real runs: each scheduler for real and simulated, side by side.
 
-    python benchmarks/simulated_vs_real.py [--rounds 2] [--requests 100]
+    python benchmarks/simulated_vs_real.py [--rounds 2] [--requests 100] [--layouts PP2,TP2]
     python benchmarks/simulated_vs_real.py --again    # new figures from the raw runs on file
 
-Every round first profiles the pipeline, as `tdpipe profile` does, because machines change their
-speed; then each scheduler runs the workload on the same stages, and the same requests are simulated
-with the same limits, predictor and measured stage times. Medians over the rounds are compared.
-Writes benchmarks/results/simulated_vs_real.json.
+The layouts are held side by side: two stages as a pipeline, and one stage that two tensor-parallel
+ranks share, on the same cores. Every round first profiles a layout, as `tdpipe profile` does,
+because machines change their speed; then each scheduler runs the workload on it, and the same
+requests are simulated with the same limits, predictor and measured stage times. Medians over the
+rounds are compared. Writes benchmarks/results/simulated_vs_real.json.
 
 Two causes of an error are told apart. `own_batches_s` is what the profile says of the very batches
 that ran: held against the measured busy time it is the error of the stage times alone, be it the
@@ -19,6 +20,7 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -27,9 +29,8 @@ from profiled_pipeline import MODEL, QUICK_GRID, SMOKE_GRID, Figures, ProfiledPi
 from result_record import RESULTS, ROOT, write_result
 from workload_lognormal import TOKEN_RANGE, WorkItem, make_workload
 
-SCHEDULERS = (
-    *("pp-separate", "pp-hybrid", "pp-hybrid-2048", "token-throttling", "td-pipe", "adaptive"),
-)
+PIPELINE = ("pp-separate", "pp-hybrid", "pp-hybrid-2048", "token-throttling", "td-pipe", "adaptive")
+TENSOR_PARALLEL = ("tp-separate", "tp-hybrid")
 # Measured throughputs closer than this have the same rank.
 TIE = 0.02
 
@@ -67,6 +68,7 @@ def compare(rounds: list[dict[str, Figures]], output_tokens: int) -> Figures:
         "simulated_tokens_per_s": output_tokens / simulated_s,
         "error": measured_s / simulated_s - 1,
         "error_of_stage_times": sum(medians(busy_s)) / sum(medians(own_s)) - 1,
+        "collective_share": median(one["measured"]["collective_share"] for one in rounds),
         "measured_busy_shares": [time_s / measured_s for time_s in medians(busy_s)],
         "simulated_busy_shares": [time_s / simulated_s for time_s in medians(simulated_busy_s)],
         "measured_busy_s": medians(busy_s),
@@ -108,23 +110,30 @@ def add_ranks(rows: dict[str, Figures]) -> bool:
     return all(row["measured_rank"] == row["simulated_rank"] for row in rows.values())
 
 
+def schedulers_of(layout: str, options: argparse.Namespace) -> list[str]:
+    """Those that were asked for and that the layout can have."""
+    usual = PIPELINE if layout.startswith("PP") else TENSOR_PARALLEL
+    return [name for name in usual if options.schedulers is None or name in options.schedulers]
+
+
 def measure(
-    pipeline: ProfiledPipeline, workload: list[WorkItem], options: argparse.Namespace
+    pipelines: dict[str, ProfiledPipeline], workload: list[WorkItem], options: argparse.Namespace
 ) -> Figures:
     """All rounds of one workload."""
     output_tokens = sum(item.output_tokens for item in workload)
-    rounds: dict[str, list[dict[str, Figures]]] = {name: [] for name in options.schedulers}
+    rounds: dict[str, list[dict[str, Figures]]] = {}
     for number in range(options.rounds):
-        pipeline.profile()
-        for name in options.schedulers:
-            found = {
-                "measured": pipeline.run(name, workload),
-                "by_the_profile": pipeline.simulated(name, workload),
-            }
-            rounds[name].append(found)
-            measured, simulated = (output_tokens / run["wall_s"] for run in found.values())
-            shown = f"{measured:.1f} tokens/s, simulated {simulated:.1f}"
-            print(f"round {number + 1}: {name} {shown}", file=sys.stderr)
+        for layout, pipeline in pipelines.items():
+            pipeline.profile()
+            for name in schedulers_of(layout, options):
+                found = {
+                    "measured": pipeline.run(name, workload),
+                    "by_the_profile": pipeline.simulated(name, workload),
+                }
+                rounds.setdefault(f"{layout} {name}", []).append(found)
+                measured, simulated = (output_tokens / run["wall_s"] for run in found.values())
+                shown = f"{measured:.1f} tokens/s, simulated {simulated:.1f}"
+                print(f"round {number + 1}: {layout} {name} {shown}", file=sys.stderr)
     return summary(rounds, sum(len(item.prompt) for item in workload), output_tokens)
 
 
@@ -137,17 +146,26 @@ def summary(
         "prompt_tokens": prompt_tokens,
         "output_tokens": output_tokens,
         "same_order": add_ranks(rows),
+        "best": {
+            layout: best_of(layout, rows) for layout in sorted({one.split()[0] for one in rows})
+        },
         "largest_error": max(abs(row["error"]) for row in rows.values()),
         "schedulers": rows,
     }
+
+
+def best_of(layout: str, rows: dict[str, Figures]) -> str:
+    """The fastest scheduler of a layout."""
+    own = [name for name in rows if name.split()[0] == layout]
+    return max(own, key=lambda name: rows[name]["measured_tokens_per_s"])
 
 
 def table(workloads: dict[str, Figures]) -> str:
     """Measured and simulated side by side, a line for each workload and scheduler."""
     lines = [
         "| workload | scheduler | tokens/s | simulated | error | of stage times | rank | simulated "
-        "| busy | simulated | of the bound |",
-        "|---" * 11 + "|",
+        "| busy | simulated | all-reduces | of the bound |",
+        "|---" * 12 + "|",
     ]
     for workload, found in workloads.items():
         for name, row in found["schedulers"].items():
@@ -165,6 +183,7 @@ def table(workloads: dict[str, Figures]) -> str:
                 *(str(row[f"{kind}_rank"]) for kind in ("measured", "simulated")),
                 busy,
                 simulated_busy,
+                f"{row['collective_share']:.0%}" if row["collective_share"] else "",
                 f"{row['bound_share']:.1%}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -176,10 +195,10 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--stages", type=int, default=2)
+    parser.add_argument("--layouts", default="PP2,TP2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of all lengths")
-    parser.add_argument("--schedulers", default=",".join(SCHEDULERS))
+    parser.add_argument("--schedulers", help="only these, comma-separated")
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--again", action="store_true", help="measure nothing")
     parser.add_argument("--smoke", action="store_true", help="8 short requests, one round")
@@ -187,7 +206,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.smoke:
         options.requests, options.rounds, options.scale = 8, 1, 0.1
-    options.schedulers = options.schedulers.split(",")
+    options.schedulers = options.schedulers.split(",") if options.schedulers else None
     options.workloads = options.workloads.split(",")
     return options
 
@@ -219,24 +238,28 @@ def main() -> None:
     if options.again:
         again((options.folder or RESULTS) / "simulated_vs_real.json")
         return
-    pipeline = ProfiledPipeline(options.stages, options.smoke)
-    try:
-        pipeline.profile(replace(SMOKE_GRID, rounds=1) if options.smoke else QUICK_GRID)
-        pipeline.run(options.schedulers[0], make_workload(4, options.seed + 1, 0.1))  # warms up
-        found = {}
+    found: dict[str, Figures] = {}
+    with ExitStack() as stack:
+        pipelines = {}
+        for layout in options.layouts.split(","):
+            pipelines[layout] = ProfiledPipeline(layout, options.smoke)
+            stack.callback(pipelines[layout].executor.close)
+        for layout, pipeline in pipelines.items():
+            pipeline.profile(replace(SMOKE_GRID, rounds=1) if options.smoke else QUICK_GRID)
+            warm_up = make_workload(4, options.seed + 1, 0.1)
+            pipeline.run(schedulers_of(layout, options)[0], warm_up)
         for name in options.workloads:
             workload = WORKLOADS[name](options.requests, options.seed, options.scale)
-            found[name] = measure(pipeline, workload, options)
-    finally:
-        pipeline.executor.close()
-    names = ("requests", "rounds", "stages", "seed", "scale", "smoke")
+            found[name] = measure(pipelines, workload, options)
+    names = ("requests", "rounds", "layouts", "seed", "scale", "smoke")
     settings = {name: getattr(options, name) for name in names} | {
         "model": MODEL,
         "dtype": "float32",
-        "partition": list(pipeline.setup.layers),
+        "partitions": {layout: list(one.setup.layers) for layout, one in pipelines.items()},
         "tie": TIE,
     }
-    figures = {"workloads": found, "table": table(found), "profiles": pipeline.profiles}
+    profiles = {layout: one.profiles for layout, one in pipelines.items()}
+    figures = {"workloads": found, "table": table(found), "profiles": profiles}
     show(found, write_result("simulated_vs_real", settings, figures, options.folder))
 
 

@@ -91,7 +91,7 @@ def test_quantization(tmp_path):
 
 def test_simulated_vs_real(tmp_path):
     """Far too short to predict; but the busy time of what ran is told about right."""
-    named = ("--schedulers", "td-pipe,adaptive", "--workloads", "long prompts")
+    named = ("--schedulers", "adaptive,tp-hybrid", "--workloads", "long prompts")
     run("simulated_vs_real.py", "--smoke", *named, "--folder", str(tmp_path))
     result = json.loads((tmp_path / "simulated_vs_real.json").read_text())
     assert set(result["workloads"]) == {"long prompts"}
@@ -101,10 +101,21 @@ def test_simulated_vs_real(tmp_path):
             assert 0.3 < row["measured_tokens_per_s"] / row["simulated_tokens_per_s"] < 3
             assert 1 <= row["measured_rank"] <= 2 and 1 <= row["simulated_rank"] <= 2
             assert 0 < max(row["measured_busy_shares"]) <= 1
+        assert 0 < found["schedulers"]["TP2 tp-hybrid"]["collective_share"] < 1
+        assert found["schedulers"]["PP2 adaptive"]["collective_share"] == 0
     assert "largest error" in make_tables.simulated_vs_real(result)
     # Figures made anew from the raw runs are the same.
     simulated_vs_real.again(tmp_path / "simulated_vs_real.json")
     assert json.loads((tmp_path / "simulated_vs_real.json").read_text()) == result
+
+
+def test_slow_link(tmp_path):
+    run("slow_link.py", "--smoke", "--links", "memory", "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "slow_link.json").read_text())
+    found = result["links"]["memory"]
+    assert all(0 < time_s < 1 for times in found["alone"].values() for time_s in times)
+    assert 0 < found["runs"]["TP2"][0]["collective_share"] < 1
+    assert "| memory |" in make_tables.TABLES["slow_link"](result)
 
 
 def test_batch_memory(tmp_path):

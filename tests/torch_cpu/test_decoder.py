@@ -75,7 +75,7 @@ def reference(model, tokens):
 def test_prefill_chunks_and_decode_agree(tiny, layers, attention):
     """Two sequences: one whole, one in chunks beside it; then decodes of both together."""
     folder, model = tiny
-    chain = Chain(folder, layers, attention())
+    chain = Chain(folder, layers, attention)
     draw = torch.Generator().manual_seed(1)
     one = torch.randint(2, 320, (60,), generator=draw).tolist()
     two = torch.randint(2, 320, (41,), generator=draw).tolist()
@@ -115,6 +115,20 @@ def test_many_rows_in_parts(tiny, monkeypatch):
     tokens = torch.randint(2, 320, (60,), generator=torch.Generator().manual_seed(3)).tolist()
     got = Chain(folder, [4]).step([(1, 0, tokens)], 1)
     assert relative_gap(got[0], reference(model, tokens)[-1]) < 1e-4
+
+
+@pytest.mark.parametrize(("layers", "num_ranks"), [([4], 2), ([2, 2], 3), ([4], 4)])
+@pytest.mark.parametrize("attention", [TorchAttention, NumbaAttention])
+def test_ranks_that_share_a_stage(tiny, layers, num_ranks, attention):
+    """4 heads, 2 KV heads: two ranks divide them, three do not, four share each KV head."""
+    folder, model = tiny
+    chain = Chain(folder, layers, attention, num_ranks)
+    tokens = torch.randint(2, 320, (50,), generator=torch.Generator().manual_seed(4)).tolist()
+    want = reference(model, tokens)
+    assert relative_gap(chain.step([(1, 0, tokens[:40])], 1)[0], want[39]) < 1e-4
+    for at in range(40, 44):
+        got = chain.step([(1, at, [tokens[at]])], 0)
+        assert relative_gap(got[0], want[at]) < 1e-4
 
 
 def test_a_difference_would_be_seen(tiny):

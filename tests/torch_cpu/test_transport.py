@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from factories import SMALL_MODEL
+from tdpipe.core.tensor_shard import tensor_shards
 from tdpipe.execution import transport
+from tdpipe.execution.tensor_ranks import TensorRanks
 from tdpipe.execution.transport import StageLinks
 
 
@@ -30,7 +33,8 @@ def test_old_sends_are_freed_and_young_ones_not_waited_for(monkeypatch, num_stag
         return sends[-1]
 
     monkeypatch.setattr(transport.dist, "isend", isend)
-    links = StageLinks(0, num_stages, 8, torch.float32, torch.device("cpu"))
+    ranks = TensorRanks(tensor_shards(SMALL_MODEL, 1))
+    links = StageLinks(0, num_stages, 8, torch.float32, torch.device("cpu"), ranks)
     for batch_id in range(100):
         links.send(batch_id, torch.zeros(4, 8))
         alive.append(sum(not send.waited for send in sends))

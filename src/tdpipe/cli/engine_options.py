@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from tdpipe.config.engine_config import DEVICES, DTYPES, QUANTIZATIONS, EngineConfig
-from tdpipe.policies.scheduler_registry import SCHEDULERS
+from tdpipe.policies.scheduler_registry import SCHEDULERS, TENSOR_PARALLEL
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -20,7 +20,15 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-p", "--pipeline-parallel-size", type=int, help="stages (default 1)", metavar="P"
     )
-    group.add_argument("--scheduler", help=f"one of {', '.join(SCHEDULERS)} (default adaptive)")
+    group.add_argument(
+        "-t",
+        "--tensor-parallel-size",
+        type=int,
+        help="processes that share each stage (default 1)",
+        metavar="T",
+    )
+    names = ", ".join((*SCHEDULERS, *TENSOR_PARALLEL))
+    group.add_argument("--scheduler", help=f"one of {names} (default adaptive)")
     group.add_argument("--dtype", help=f"one of {', '.join(DTYPES)}")
     group.add_argument(
         "--quantization", help=f"of the weights, on CPU: {', '.join(QUANTIZATIONS)} (default none)"

@@ -7,7 +7,6 @@ from tdpipe.cli.simulation_options import add_simulation_options, find_shape
 from tdpipe.cli.text_table import seconds_text, text_table
 from tdpipe.core.errors import CapacityError, ConfigError
 from tdpipe.cost.hardware_catalogue import GIB, find_device
-from tdpipe.cost.memory_plan import block_bytes
 from tdpipe.simulation.layouts import check_num_devices, layout_name
 from tdpipe.simulation.plan import DEFAULT_SCHEDULERS, Basis, Plan, PlanQuestion
 from tdpipe.simulation.plan_reason import plan_name, reasons
@@ -216,19 +215,13 @@ def _layers(plan: Plan) -> str:
 def _memory(plan: Plan) -> list[dict[str, float]]:
     """GiB of weights and of KV cache on each device of a stage."""
     scenario, placement = plan.scenario, plan.scenario.placement
-    limits, shape = scenario.limits(), placement.shape
-    ranks = min(placement.tensor_parallel, shape.num_kv_heads)
-
-    def kv_bytes(layers: int) -> float:
-        one = block_bytes(shape, layers, limits.block_size, placement.value_bytes)
-        return limits.num_blocks * one / ranks
-
+    limits = scenario.limits()
     return [
         {
             "weights_gib": placement.weight_bytes(stage) / GIB,
-            "kv_gib": kv_bytes(layers) / GIB,
+            "kv_gib": limits.num_blocks * placement.block_bytes(stage, limits.block_size) / GIB,
         }
-        for stage, layers in enumerate(placement.layers)
+        for stage in range(len(placement.layers))
     ]
 
 

@@ -38,6 +38,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "-p", "--pipeline-parallel-size", type=int, default=1, help="stages", metavar="P"
     )
+    parser.add_argument(
+        "-t", "--tensor-parallel-size", type=int, default=1, help="ranks a stage", metavar="T"
+    )
     parser.add_argument("--partition", help="layers per stage, such as 16,14")
     parser.add_argument("--dtype", default="auto", help=f"one of {', '.join(DTYPES)}")
     parser.add_argument("--quantization", help=f"of the weights: {', '.join(QUANTIZATIONS)}")
@@ -61,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = EngineConfig(
         model=arguments.model,
         pipeline_parallel_size=arguments.pipeline_parallel_size,
+        tensor_parallel_size=arguments.tensor_parallel_size,
         partition=arguments.partition,
         dtype=arguments.dtype,
         device=arguments.device,

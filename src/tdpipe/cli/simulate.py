@@ -10,6 +10,7 @@ from tdpipe.cli.output_files import check_can_write, make_folder
 from tdpipe.cli.simulation_options import add_simulation_options, find_shape
 from tdpipe.cli.text_table import seconds_text, text_table
 from tdpipe.core.errors import CapacityError, ConfigError
+from tdpipe.core.tensor_shard import check_tensor_parallel
 from tdpipe.cost.hardware_catalogue import find_device
 from tdpipe.cost.placement import place
 from tdpipe.policies.scheduler_registry import TENSOR_PARALLEL
@@ -20,7 +21,6 @@ from tdpipe.simulation.lower_bound import LowerBound
 from tdpipe.simulation.scenario import (
     SCHEDULER_NAMES,
     Scenario,
-    check_tensor_parallel,
     load_workload,
     schedulers_named,
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tdpipe.config.memory_size import parse_memory_size
 from tdpipe.core.errors import ConfigError
-from tdpipe.policies.scheduler_registry import SCHEDULERS
+from tdpipe.policies.scheduler_registry import SCHEDULERS, TENSOR_PARALLEL
 from tdpipe.prediction.constant import ConstantPredictor
 from tdpipe.prediction.length_predictor import LengthPredictor
 from tdpipe.prediction.max_tokens import MaxTokensPredictor
@@ -25,11 +25,12 @@ class EngineConfig:
     Attributes:
         model: a local Hugging Face folder, a .gguf file, a hub name, or an embedded model's name.
         pipeline_parallel_size: stages, one process and device (or CPU core) each.
+        tensor_parallel_size: processes and devices (or CPU cores) that share each stage.
         scheduler: a name of policies/scheduler_registry.
         dtype: of weights, activations and KV cache; auto is float32 on CPU and the model's own
             (bfloat16 if it names none) on CUDA.
         device: auto takes CUDA where there is a card for every stage, else CPU.
-        kv_cache_memory: bytes of KV cache on each stage, or a size such as "1GiB"; None takes a
+        kv_cache_memory: bytes of KV cache in each process, or a size such as "1GiB"; None takes a
             share of what is free.
         gpu_memory_utilization: share of each card that weights and KV cache may fill.
         max_model_len: prompt and output tokens of a request, at most; None is the model's limit,
@@ -43,7 +44,7 @@ class EngineConfig:
         max_num_seqs: sequences in a batch, at most.
         max_num_batched_tokens: tokens of several prompts in a batch, at most.
         enable_prefix_caching: compute blocks of tokens that several prompts begin with once.
-        threads_per_stage: CPU cores of each stage, when the device is the CPU.
+        threads_per_stage: CPU cores of each process, when the device is the CPU.
         max_restarts: how often in a run failed stages are started again; 0 ends the run at once.
         seed: from which the requests that set no seed of their own get theirs.
 
@@ -53,6 +54,7 @@ class EngineConfig:
 
     model: str
     pipeline_parallel_size: int = 1
+    tensor_parallel_size: int = 1
     scheduler: str = "adaptive"
     dtype: str = "auto"
     device: str = "auto"
@@ -75,6 +77,7 @@ class EngineConfig:
             raise ConfigError("model", self.model, "name a folder, a .gguf file or a model")
         for name in (
             "pipeline_parallel_size",
+            "tensor_parallel_size",
             "block_size",
             "max_num_seqs",
             "max_num_batched_tokens",
@@ -84,7 +87,12 @@ class EngineConfig:
         _require_count("max_restarts", self.max_restarts, least=0)
         if self.max_model_len is not None:
             _require_count("max_model_len", self.max_model_len, least=2)
-        _require_choice("scheduler", self.scheduler, tuple(SCHEDULERS))
+        _require_choice("scheduler", self.scheduler, (*SCHEDULERS, *TENSOR_PARALLEL))
+        if self.scheduler in TENSOR_PARALLEL and self.pipeline_parallel_size > 1:
+            fix = (
+                "it is for one stage: set pipeline_parallel_size to 1, tensor_parallel_size higher"
+            )
+            raise ConfigError("scheduler", self.scheduler, fix)
         _require_choice("dtype", self.dtype, DTYPES)
         _require_choice("device", self.device, DEVICES)
         if self.quantization is not None:

@@ -36,6 +36,7 @@ class ProfileKey:
     layers: tuple[int, ...]
     threads_per_stage: int
     machine: str
+    tensor_parallel_size: int = 1
 
 
 def read_profile_csv(path: Path) -> ProfileTable:

@@ -60,6 +60,7 @@ class StageFailed(TdpipeError, RuntimeError):
         detail: its traceback, if it raised.
         kind: how it failed.
         batch_id: the batch that it was at; None if it was at none, or nobody knows.
+        tensor_rank: which of the stage's processes it was, where several share it.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class StageFailed(TdpipeError, RuntimeError):
         detail: str = "",
         kind: FaultKind = FaultKind.RAISED,
         batch_id: int | None = None,
+        tensor_rank: int = 0,
     ) -> None:
         super().__init__(stage, cause, detail)
         self.stage = stage
@@ -76,11 +78,13 @@ class StageFailed(TdpipeError, RuntimeError):
         self.detail = detail
         self.kind = kind
         self.batch_id = batch_id
+        self.tensor_rank = tensor_rank
 
     @property
     def headline(self) -> str:
         """The error without the traceback."""
-        return f"stage {self.stage} failed: {self.cause}"
+        where = f" at tensor rank {self.tensor_rank}" if self.tensor_rank else ""
+        return f"stage {self.stage} failed{where}: {self.cause}"
 
     def __str__(self) -> str:
         return f"{self.headline}\n{self.detail}" if self.detail else self.headline

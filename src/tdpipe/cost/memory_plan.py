@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from tdpipe.core.block_pool import blocks_for
 from tdpipe.core.errors import CapacityError
 from tdpipe.core.model_shape import ModelShape
+from tdpipe.core.tensor_shard import rank_kv_values
 
 
-def block_bytes(shape: ModelShape, num_layers: int, block_size: int, value_bytes: int) -> int:
-    """Bytes that one KV block takes on a stage of num_layers layers."""
-    return num_layers * block_size * shape.kv_values_per_token * value_bytes
+def block_bytes(
+    shape: ModelShape, num_layers: int, block_size: int, value_bytes: int, num_ranks: int = 1
+) -> int:
+    """Bytes of a KV block on a stage of num_layers layers, or on its rank with the most heads."""
+    return num_layers * block_size * rank_kv_values(shape, num_ranks) * value_bytes
 
 
 def num_kv_blocks(
@@ -18,10 +21,15 @@ def num_kv_blocks(
     kv_bytes_per_stage: Sequence[int],
     block_size: int,
     value_bytes: int,
+    num_ranks: int = 1,
 ) -> int:
-    """Blocks of the smallest stage; every stage holds the same block table for its layers."""
+    """Blocks of the smallest stage; every stage holds the same block table for its layers.
+
+    Args:
+        kv_bytes_per_stage: of each of a stage's `num_ranks` ranks.
+    """
     return min(
-        kv_bytes // block_bytes(shape, count, block_size, value_bytes)
+        kv_bytes // block_bytes(shape, count, block_size, value_bytes, num_ranks)
         for count, kv_bytes in zip(layers, kv_bytes_per_stage, strict=True)
     )
 

@@ -48,21 +48,20 @@ class Placement:
         usable = self.device.memory_bytes * utilization - WORKSPACE_BYTES
         return usable - self.weight_bytes(stage)
 
+    def block_bytes(self, stage: int, block_size: int) -> int:
+        """Bytes of a KV block on the device of a stage that holds most of it."""
+        layers, ranks = self.layers[stage], self.tensor_parallel
+        return block_bytes(self.shape, layers, block_size, self.value_bytes, ranks)
+
     def num_blocks(self, block_size: int = 16, utilization: float = UTILIZATION) -> int:
         """KV blocks of the stage that holds fewest.
 
         Raises:
             CapacityError: the weights leave no room for a block; names the memory it would take.
         """
-        # Beyond one rank for each KV head, the heads are repeated.
-        ranks = min(self.tensor_parallel, self.shape.num_kv_heads)
         blocks = min(
-            int(
-                self.kv_bytes(stage, utilization)
-                * ranks
-                // block_bytes(self.shape, count, block_size, self.value_bytes)
-            )
-            for stage, count in enumerate(self.layers)
+            int(self.kv_bytes(stage, utilization) // self.block_bytes(stage, block_size))
+            for stage in range(len(self.layers))
         )
         if blocks < 1:
             raise CapacityError("gpu", self._shown(), self._needed_fix(utilization))

@@ -7,6 +7,7 @@ parallelism the ranks of a stage share all of it and pay two all-reduces a layer
 from dataclasses import dataclass
 
 from tdpipe.core.model_shape import ModelShape
+from tdpipe.core.tensor_shard import most_heads, rank_kv_values
 from tdpipe.cost.collectives import Link, all_reduce_time_s, transfer_time_s
 from tdpipe.cost.cost_model import BatchLoad
 
@@ -67,10 +68,10 @@ class RooflineCost:
         self._weights_s = shape.layer_params * value_bytes / rates.memory_bytes_per_s / ranks
         self._token_s = 2 * shape.layer_params / rates.dense_flops / ranks
         # Each visited pair costs a multiply-add for the score and one for the value, per head.
-        self._pair_s = 4 * shape.num_heads * shape.head_dim / rates.pair_flops / ranks
-        kv_ranks = min(ranks, shape.num_kv_heads)  # beyond that KV heads are repeated
-        kv_bytes = shape.kv_values_per_token * value_bytes
-        self._cached_s = kv_bytes / rates.kv_bytes_per_s / kv_ranks
+        # Of the rank with the most heads: the others wait for it.
+        self._pair_s = 4 * most_heads(shape, ranks) * shape.head_dim / rates.pair_flops
+        kv_bytes = rank_kv_values(shape, ranks) * value_bytes
+        self._cached_s = kv_bytes / rates.kv_bytes_per_s
         self._vocab_weights_s = shape.vocab_params * value_bytes / rates.memory_bytes_per_s / ranks
         self._vocab_row_s = 2 * shape.vocab_params / rates.vocab_flops / ranks
         self._hidden_bytes = shape.hidden_size * value_bytes

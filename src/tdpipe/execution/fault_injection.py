@@ -1,8 +1,8 @@
 """Faults on purpose, for tests and benchmarks; off unless an environment variable asks for them.
 
-TDPIPE_FAULT="ACTION [stage=N] [batch=N] [token=N]" makes a stage (any, where none is named) do
-ACTION when it computes the batch of that number, or a batch that holds that token. It says so on
-standard error first.
+TDPIPE_FAULT="ACTION [stage=N] [rank=N] [batch=N] [token=N]" makes a stage (any, where none is
+named), or the process of that tensor rank in it, do ACTION when it computes the batch of that
+number, or a batch that holds that token. It says so on standard error first.
 
 raise    an exception
 memory   the exception of a machine without memory
@@ -47,7 +47,7 @@ ACTIONS: dict[str, Callable[[], None]] = {
 }
 
 
-def fault_for(stage: int) -> Callable[[BatchPlan], None]:
+def fault_for(stage: int, tensor_rank: int = 0) -> Callable[[BatchPlan], None]:
     """What to call with every batch of a stage: does nothing but where a fault is asked for.
 
     Raises:
@@ -61,9 +61,9 @@ def fault_for(stage: int) -> Callable[[BatchPlan], None]:
         wanted = {name: int(value) for name, value in (one.split("=") for one in conditions)}
         act = ACTIONS[action]
     except (KeyError, ValueError):
-        fix = "use ACTION [stage=N] [batch=N] [token=N]"
+        fix = "use ACTION [stage=N] [rank=N] [batch=N] [token=N]"
         raise ConfigError(FAULT, text, fix) from None
-    if wanted.get("stage", stage) != stage:
+    if (wanted.get("stage", stage), wanted.get("rank", tensor_rank)) != (stage, tensor_rank):
         return lambda plan: None
 
     def strike(plan: BatchPlan) -> None:

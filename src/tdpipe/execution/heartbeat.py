@@ -14,11 +14,11 @@ MOST_WAITING = 4
 class Heartbeat:
     """Beats from now on until `stop`, on a socket of its own: zmq sockets are for one thread."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, stage: int) -> None:
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, rank: int) -> None:
         self._socket = context.socket(zmq.PUSH)
         self._socket.set_hwm(MOST_WAITING)
         self._socket.connect(address)
-        self._message = encode(Alive(stage))
+        self._message = encode(Alive(rank))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()

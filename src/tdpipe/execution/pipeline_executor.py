@@ -45,7 +45,7 @@ START_LIMIT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class PipelineSpec:
-    """A pipeline to start: `layers` per stage, one device and set of cores each."""
+    """A pipeline to start: `layers` per stage; one device and set of cores for each rank."""
 
     model_folder: Path
     layers: tuple[int, ...]
@@ -57,6 +57,7 @@ class PipelineSpec:
     memory_utilization: float = 0.9
     length_predictor: Path | None = None
     quantization: str | None = None
+    tensor_parallel_size: int = 1
 
 
 class PipelineExecutor:
@@ -77,6 +78,7 @@ class PipelineExecutor:
         self, spec: PipelineSpec, expected_s: Callable[[BatchPlan], float] = lambda plan: inf
     ) -> None:
         self.num_stages = len(spec.layers)
+        self._num_ranks = self.num_stages * spec.tensor_parallel_size
         self.depth = self.num_stages + 1
         self.spans = SpanColumns()
         self._spec = spec
@@ -88,9 +90,9 @@ class PipelineExecutor:
     # ---- start
 
     def loaded(self) -> list[Loaded]:
-        """What each stage reports of its weights and memory, in order of stages."""
+        """What each process reports of its weights and memory, in order of ranks."""
         reports = [message for message in self._gather(Loaded) if isinstance(message, Loaded)]
-        return sorted(reports, key=lambda report: report.stage)
+        return sorted(reports, key=lambda report: report.rank)
 
     def allocate(self, num_blocks: int) -> None:
         """Make the KV caches and connect the stages; returns when all can run batches."""
@@ -128,7 +130,7 @@ class PipelineExecutor:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the stages."""
+        """Process ids, in order of ranks."""
         return self._connection.pids
 
     # ---- Executor
@@ -141,7 +143,7 @@ class PipelineExecutor:
 
     def submit(self, plan: BatchPlan) -> None:
         self._in_flight.append(plan.batch_id)
-        self._reports_due += self.num_stages
+        self._reports_due += self._num_ranks
         self._watch.submitted(plan, self._expected_s(plan), time.monotonic())
         with self._noted():
             self._connection.broadcast(Run(plan))
@@ -160,7 +162,7 @@ class PipelineExecutor:
         return results
 
     def settle(self) -> None:
-        """Wait until every stage has reported every batch, so that `spans` is complete."""
+        """Wait until every process has reported every batch, so that `spans` is complete."""
         while self._reports_due:
             message = self._receive(LOOK_S)
             if isinstance(message, Done):
@@ -174,9 +176,13 @@ class PipelineExecutor:
 
     def _take(self, done: Done) -> None:
         self._reports_due -= 1
-        self._watch.reported(done.stage, time.monotonic())
-        self.spans.append(StageSpan(done.stage, done.batch_id, done.start_s, done.end_s))
-        if done.stage == self.num_stages - 1:
+        self._watch.reported(done.rank, time.monotonic())
+        stage, tensor_rank = divmod(done.rank, self._spec.tensor_parallel_size)
+        if tensor_rank > 0:
+            return
+        span = StageSpan(stage, done.batch_id, done.start_s, done.end_s, done.collective_s)
+        self.spans.append(span)
+        if stage == self.num_stages - 1:
             expected = self._in_flight.popleft()
             assert done.batch_id == expected, (done.batch_id, expected)
             self._results.append(BatchResult(done.batch_id, done.samples))
@@ -186,7 +192,7 @@ class PipelineExecutor:
         with self._noted():
             message = self._connection.receive(limit_s)
             if message is not None:
-                self._watch.heard(message.stage, time.monotonic())
+                self._watch.heard(message.rank, time.monotonic())
             # Heartbeats of many stages may leave no moment without a message.
             if isinstance(message, Alive | None) and not self._connection.has_message():
                 self._look()
@@ -203,7 +209,8 @@ class PipelineExecutor:
                 if isinstance(message, Done):
                     self._take(message)
             if failure.kind is FaultKind.DIED:
-                failure.batch_id = self._watch.batch_at(failure.stage)
+                rank = failure.stage * self._spec.tensor_parallel_size + failure.tensor_rank
+                failure.batch_id = self._watch.batch_at(rank)
             raise
 
     def _look(self) -> None:
@@ -218,34 +225,37 @@ class PipelineExecutor:
             raise failure
 
     def _gather(self, kind: type[Loaded] | type[Ready]) -> list[FromStage]:
-        """One message of this kind from each stage."""
+        """One message of this kind from each process."""
         gathered: list[FromStage] = []
         deadline_s = time.monotonic() + START_LIMIT_S
-        while len(gathered) < self.num_stages:
+        while len(gathered) < self._num_ranks:
             message = self._receive(LOOK_S)
             if isinstance(message, kind):
                 gathered.append(message)
             elif time.monotonic() > deadline_s:
-                heard = {report.stage for report in gathered if isinstance(report, Loaded | Ready)}
-                silent = min(set(range(self.num_stages)) - heard)
+                heard = {report.rank for report in gathered if isinstance(report, Loaded | Ready)}
+                silent = min(set(range(self._num_ranks)) - heard)
+                stage, rank = divmod(silent, self._spec.tensor_parallel_size)
                 cause = f"no answer in {START_LIMIT_S:.0f} s of starting"
-                raise StageFailed(silent, cause, kind=FaultKind.HUNG)
+                raise StageFailed(stage, cause, kind=FaultKind.HUNG, tensor_rank=rank)
         return gathered
 
     # ---- set-up
 
     def _start(self) -> None:
         self._in_flight: deque[int] = deque()
-        self._reports_due = 0  # every stage reports every batch, the last stage perhaps first
+        self._reports_due = 0  # every process reports every batch, the last stage perhaps first
         self._results: deque[BatchResult] = deque()
         self._has_failed = False
         on_cpu = all(device == "cpu" for device in self._spec.devices)
-        self._watch = StageWatch(self.num_stages, CPU_IDLE_S if on_cpu else CARD_IDLE_S)
-        self._connection = StageConnection(self.num_stages, self._stage_specs)
+        ranks = self._spec.tensor_parallel_size
+        self._watch = StageWatch(self.num_stages, CPU_IDLE_S if on_cpu else CARD_IDLE_S, ranks)
+        self._connection = StageConnection(self._num_ranks, self._stage_specs)
 
     def _stage_specs(self, folder: Path) -> list[StageSpec]:
         spec = self._spec
         ends = [sum(spec.layers[: stage + 1]) for stage in range(self.num_stages)]
+        places = [divmod(rank, spec.tensor_parallel_size) for rank in range(self._num_ranks)]
         return [
             StageSpec(
                 stage=stage,
@@ -254,28 +264,29 @@ class PipelineExecutor:
                 first_layer=ends[stage] - spec.layers[stage],
                 end_layer=ends[stage],
                 dtype=spec.dtype,
-                device=spec.devices[stage],
-                cores=spec.cores[stage],
+                device=spec.devices[rank],
+                cores=spec.cores[rank],
                 block_size=spec.block_size,
                 max_model_len=spec.max_model_len,
                 memory_utilization=spec.memory_utilization,
                 engine_address=f"ipc://{folder / 'engine'}",
-                stage_address=f"ipc://{folder / f'stage{stage}'}",
+                stage_address=f"ipc://{folder / f'rank{rank}'}",
                 rendezvous=str(folder / "rendezvous"),
                 length_predictor=str(spec.length_predictor or ""),
                 quantization=spec.quantization,
+                tensor_rank=tensor_rank,
+                tensor_parallel_size=spec.tensor_parallel_size,
             )
-            for stage in range(self.num_stages)
+            for rank, (stage, tensor_rank) in enumerate(places)
         ]
 
 
-def assign_cores(num_stages: int, threads_per_stage: int = 1) -> tuple[tuple[int, ...], ...]:
-    """Cores for each stage: its own where there are enough, else shared in turn."""
+def assign_cores(num_ranks: int, threads_per_rank: int = 1) -> tuple[tuple[int, ...], ...]:
+    """Cores for each process: its own where there are enough, else shared in turn."""
     usable: Sequence[int] = sorted(os.sched_getaffinity(0))
-    count = num_stages * threads_per_stage
+    count = num_ranks * threads_per_rank
     turns = [usable[index % len(usable)] for index in range(count)]
     groups = [
-        turns[stage * threads_per_stage : (stage + 1) * threads_per_stage]
-        for stage in range(num_stages)
+        turns[rank * threads_per_rank : (rank + 1) * threads_per_rank] for rank in range(num_ranks)
     ]
     return tuple(tuple(sorted(set(group))) for group in groups)

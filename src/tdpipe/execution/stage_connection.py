@@ -35,13 +35,13 @@ class StageConnection:
     """Stage processes and the sockets to them.
 
     Args:
-        num_stages: how many; their sockets are bound before the processes start.
-        specs: their specifications, given the folder of the sockets.
+        num_ranks: how many; their sockets are bound before the processes start.
+        specs: their specifications in order of ranks, given the folder of the sockets.
 
     `late` are the messages that came while a fault was looked into, in order.
     """
 
-    def __init__(self, num_stages: int, specs: Callable[[Path], list[StageSpec]]) -> None:
+    def __init__(self, num_ranks: int, specs: Callable[[Path], list[StageSpec]]) -> None:
         # Mode 0700: the sockets in it are nobody else's.
         self._temporary = tempfile.TemporaryDirectory(prefix="tdpipe-", ignore_cleanup_errors=True)
         self._folder = Path(self._temporary.name)
@@ -50,8 +50,9 @@ class StageConnection:
         self.late: list[FromStage] = []
         try:
             self._from_stages = self._bind(zmq.PULL, "engine")
-            self._to_stages = [self._bind(zmq.PUSH, f"stage{i}") for i in range(num_stages)]
-            self._processes = StageProcesses(specs(self._folder), self._folder)
+            self._to_stages = [self._bind(zmq.PUSH, f"rank{i}") for i in range(num_ranks)]
+            self._specs = specs(self._folder)
+            self._processes = StageProcesses(self._specs, self._folder)
         except BaseException:
             self._context.destroy(linger=0)
             self._temporary.cleanup()
@@ -87,7 +88,7 @@ class StageConnection:
             return None
         message: FromStage = decode_from_stage(self._from_stages.recv())
         if isinstance(message, Failed):
-            raise self._explained([_failure(message)])
+            raise self._explained([self._failure(message)])
         return message
 
     def has_message(self) -> bool:
@@ -136,26 +137,31 @@ class StageConnection:
             if self._from_stages.poll(min(50, round(left_s * 1000) + 1)):
                 message = decode_from_stage(self._from_stages.recv())
                 if isinstance(message, Failed):
-                    found.append(_failure(message))
+                    found.append(self._failure(message))
                 else:
                     self.late.append(message)
             found += self._processes.ended()
         return best
 
+    def _failure(self, message: Failed) -> StageFailed:
+        spec = self._specs[message.rank]
+        return StageFailed(
+            spec.stage, message.cause, message.traceback, message.kind, message.batch_id,
+            spec.tensor_rank,
+        )  # fmt: skip
+
 
 def most_telling(signs: list[StageFailed]) -> StageFailed:
     """The cause among several signs of one fault.
 
-    A stage that was cut off from its neighbour ends too; that end is no news.
+    A process that was cut off from its neighbour ends too; that end is no news.
     """
-    cut_off = {sign.stage for sign in signs if sign.kind is FaultKind.CUT_OFF}
+    cut_off = {_process(sign) for sign in signs if sign.kind is FaultKind.CUT_OFF}
     telling = [
-        sign for sign in signs if sign.kind is not FaultKind.DIED or sign.stage not in cut_off
+        sign for sign in signs if sign.kind is not FaultKind.DIED or _process(sign) not in cut_off
     ]
     return min(telling, key=lambda sign: FAULTS_BY_WORTH.index(sign.kind))
 
 
-def _failure(message: Failed) -> StageFailed:
-    return StageFailed(
-        message.stage, message.cause, message.traceback, message.kind, message.batch_id
-    )
+def _process(sign: StageFailed) -> tuple[int, int]:
+    return sign.stage, sign.tensor_rank

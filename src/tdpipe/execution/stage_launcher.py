@@ -25,7 +25,7 @@ KILL_LIMIT_S = 30.0
 
 
 class StageProcesses:
-    """The stage processes of one pipeline, in order of stages.
+    """The processes of one pipeline, in order of ranks.
 
     Args:
         folder: of the sockets, which a stage removes when the engine is gone.
@@ -33,6 +33,7 @@ class StageProcesses:
 
     def __init__(self, specs: list[StageSpec], folder: Path) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._specs = specs
         try:
             for spec in specs:
                 self._processes.append(_start(spec, folder))
@@ -45,11 +46,13 @@ class StageProcesses:
         return [process.pid for process in self._processes]
 
     def ended(self) -> list[StageFailed]:
-        """A failure for each stage whose process is no more."""
+        """A failure for each process that is no more."""
         statuses = [process.poll() for process in self._processes]
         return [
-            StageFailed(stage, cause_of_end(status), kind=FaultKind.DIED)
-            for stage, status in enumerate(statuses)
+            StageFailed(
+                spec.stage, cause_of_end(status), kind=FaultKind.DIED, tensor_rank=spec.tensor_rank
+            )
+            for spec, status in zip(self._specs, statuses, strict=True)
             if status is not None
         ]
 

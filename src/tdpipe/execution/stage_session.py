@@ -13,6 +13,7 @@ import zmq
 
 from tdpipe.core.batch_plan import BatchPlan, Sample
 from tdpipe.core.block_pool import blocks_for
+from tdpipe.core.tensor_shard import tensor_shards
 from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.batch_tensors import BatchTensors, build_batch
 from tdpipe.execution.device_memory import free_kv_bytes
@@ -23,6 +24,7 @@ from tdpipe.execution.prompt_reader import PromptReader
 from tdpipe.execution.sampler import Sampler
 from tdpipe.execution.sequence_table import SequenceTable
 from tdpipe.execution.stage_clock import install_stage_clock
+from tdpipe.execution.tensor_ranks import TensorRanks
 from tdpipe.execution.transport import StageLinks, join_group
 from tdpipe.execution.wire import (
     Allocate,
@@ -40,7 +42,7 @@ from tdpipe.lengths.predictor_file import load_head
 
 
 class StageSession:
-    """One stage's model, cache, links and queue of plans.
+    """The model, cache, links and queue of plans of a stage, or of one rank of it.
 
     `batch_id` is the batch that is computed, None between batches.
     """
@@ -56,7 +58,7 @@ class StageSession:
         self._queue: deque[Run | Reset] = deque()
         self._stopping = False
         self.batch_id: int | None = None
-        self._strike = fault_for(spec.stage)
+        self._strike = fault_for(spec.stage, spec.tensor_rank)
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, len(spec.cores)))
         else:
@@ -83,6 +85,8 @@ class StageSession:
         started_s = time.monotonic()
         folder = Path(spec.model_folder)
         config = load_config(folder)
+        shards = tensor_shards(config.shape(), spec.tensor_parallel_size)
+        self.ranks = TensorRanks(shards, spec.tensor_rank)
         self.model = StageModel(
             config,
             spec.first_layer,
@@ -93,21 +97,22 @@ class StageSession:
             device=self.device,
             max_model_len=spec.max_model_len,
             quantization=spec.quantization,
+            ranks=self.ranks,
         )
         self.model.load(folder)
         weights = self.model.weight_bytes
         self.links = StageLinks(
-            spec.stage, spec.num_stages, config.hidden_size, self.dtype, self.device
+            spec.stage, spec.num_stages, config.hidden_size, self.dtype, self.device, self.ranks
         )
         self.sampler = Sampler(config.vocab_size, self.device)
         self.prompt_reader: PromptReader | None = None
-        if spec.length_predictor and self.links.is_last:
+        if spec.length_predictor and self.links.is_last and self.ranks.is_first:
             self.prompt_reader = PromptReader(load_head(Path(spec.length_predictor)))
         self.attention = choose_attention(self.dtype, self.device)
         self.table = SequenceTable(blocks_for(spec.max_model_len, spec.block_size))
         self.config = config
-        free = free_kv_bytes(self.device, spec.memory_utilization, spec.num_stages)
-        loaded = Loaded(spec.stage, weights, free, time.monotonic() - started_s)
+        free = free_kv_bytes(self.device, spec.memory_utilization, spec.num_ranks)
+        loaded = Loaded(spec.rank, weights, free, time.monotonic() - started_s)
         self._to_engine.send(encode(loaded))
 
     def _allocate(self, num_blocks: int) -> None:
@@ -116,13 +121,13 @@ class StageSession:
             spec.end_layer - spec.first_layer,
             num_blocks,
             spec.block_size,
-            config.num_kv_heads,
+            self.ranks.shard.kv_heads.size,
             config.head_dim,
             self.dtype,
             self.device,
         )
-        join_group(spec.stage, spec.num_stages, spec.rendezvous, self.device)
-        self._to_engine.send(encode(Ready(spec.stage)))
+        join_group(spec, self.device, self.ranks)
+        self._to_engine.send(encode(Ready(spec.rank)))
 
     # ---- messages
 
@@ -161,14 +166,20 @@ class StageSession:
         if not self.links.is_first:
             given = self.links.receive(plan.batch_id)
             start_s = time.monotonic()  # the wait was not work
+            self.ranks.take_seconds()
         self._strike(plan)
         hidden = self.model(given, batch.positions, self.kv_cache, self.attention, batch.attention)
         samples: tuple[Sample, ...] = ()
-        if self.links.is_last:
-            samples = self._sample(plan, batch, hidden)
-        else:
+        if not self.links.is_last:
             self.links.send(plan.batch_id, hidden)
-        done = Done(self.spec.stage, plan.batch_id, start_s, time.monotonic(), samples)
+        elif self.ranks.is_first:
+            samples = self._sample(plan, batch, hidden)
+        elif len(batch.sampled_rows):
+            self.model.project(hidden[batch.sampled_rows])
+        done = Done(
+            self.spec.rank, plan.batch_id, start_s, time.monotonic(), samples,
+            self.ranks.take_seconds(),
+        )  # fmt: skip
         self._to_engine.send(encode(done))
         self.batch_id = None
 
@@ -186,7 +197,9 @@ class StageSession:
         if not sampled:
             return ()
         hidden = hidden[batch.sampled_rows]
-        samples = self.sampler.sample(sampled, self.model.project(hidden))
+        logits = self.model.project(hidden)
+        assert logits is not None
+        samples = self.sampler.sample(sampled, logits)
         if read and self.prompt_reader is not None:
             states = self.model.final_states(hidden[list(read)])
             samples = self.prompt_reader.read(samples, read, states)

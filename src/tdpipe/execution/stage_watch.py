@@ -35,7 +35,7 @@ class Vitals:
 
 
 @dataclass(slots=True)
-class _Stage:
+class _Rank:
     """Times are on the watch's own clock."""
 
     heard_s: float = 0.0
@@ -57,19 +57,21 @@ class _Batch:
 
 
 class StageWatch:
-    """Follows the stages of one start of the pipeline.
+    """Follows the processes of one start of the pipeline, by rank.
 
     Args:
+        ranks_per_stage: processes that share a stage, one rank after the other.
         idle_limit_s: how long a stage may leave a batch that it has lying while it is idle; a card
             computes and compiles while its process waits.
     """
 
-    def __init__(self, num_stages: int, idle_limit_s: float) -> None:
+    def __init__(self, num_stages: int, idle_limit_s: float, ranks_per_stage: int = 1) -> None:
         self.is_ready = False
+        self._ranks_per_stage = ranks_per_stage
         self._idle_limit_s = idle_limit_s
-        self._stages = [_Stage() for _ in range(num_stages)]
-        self._batches: deque[_Batch] = deque()  # those that not all stages have reported
-        self._num_left = 0  # batches that all stages have reported
+        self._ranks = [_Rank() for _ in range(num_stages * ranks_per_stage)]
+        self._batches: deque[_Batch] = deque()  # those that not all have reported
+        self._num_left = 0  # batches that all have reported
         self._clock_s = 0.0
         self._ticked_s: float | None = None
 
@@ -80,37 +82,44 @@ class StageWatch:
         limit_s = OVERDUE_FACTOR * expected_s
         self._batches.append(_Batch(plan.batch_id, plan.phase, self._tick(now_s), limit_s))
 
-    def heard(self, stage: int, now_s: float) -> None:
-        """Any message of a stage has come."""
-        self._stages[stage].heard_s = self._tick(now_s)
+    def heard(self, rank: int, now_s: float) -> None:
+        """Any message of a process has come."""
+        self._ranks[rank].heard_s = self._tick(now_s)
 
-    def reported(self, stage: int, now_s: float) -> None:
-        """A stage reports the oldest batch that it has not reported yet."""
-        one = self._stages[stage]
+    def reported(self, rank: int, now_s: float) -> None:
+        """A process reports the oldest batch that it has not reported yet."""
+        one = self._ranks[rank]
         batch = self._batches[one.num_reported - self._num_left]
         one.num_reported += 1
         one.reported_s = self._tick(now_s)
         one.seen.add(batch.phase)
-        while self._batches and all(s.num_reported > self._num_left for s in self._stages):
+        while self._batches and all(r.num_reported > self._num_left for r in self._ranks):
             self._batches.popleft()
             self._num_left += 1
 
     # ---- what it means
 
-    def batch_at(self, stage: int) -> int | None:
-        """The batch that a stage may have begun and has not reported."""
-        batch = self._batch_at(stage)
+    def batch_at(self, rank: int) -> int | None:
+        """The batch that a process may have begun and has not reported."""
+        batch = self._batch_at(rank)
         return batch.batch_id if batch is not None else None
 
     def judge(self, vitals: list[Vitals], now_s: float) -> StageFailed | None:
         """The failure that shows now; call it only when all messages that came have been taken."""
         clock_s = self._tick(now_s)
-        for stage, (one, vital) in enumerate(zip(self._stages, vitals, strict=True)):
+        for one, vital in zip(self._ranks, vitals, strict=True):
             _follow(one, vital, clock_s)
-            found = self._frozen(one) or self._silent(one) or self._overdue(stage)
+        for rank, one in enumerate(self._ranks):
+            found = self._frozen(one) or self._silent(one) or self._overdue(rank)
             if found is not None:
                 kind, cause = found
-                return StageFailed(stage, cause, kind=kind, batch_id=self.batch_at(stage))
+                if kind is FaultKind.HUNG:
+                    rank = self._least_active(rank)
+                stage, tensor_rank = divmod(rank, self._ranks_per_stage)
+                batch_id = self.batch_at(rank)
+                return StageFailed(
+                    stage, cause, kind=kind, batch_id=batch_id, tensor_rank=tensor_rank
+                )
         return None
 
     # ---- details
@@ -121,29 +130,40 @@ class StageWatch:
         self._ticked_s = now_s
         return self._clock_s
 
-    def _batch_at(self, stage: int) -> _Batch | None:
-        number = self._stages[stage].num_reported
-        has_come = stage == 0 or self._stages[stage - 1].num_reported > number
+    def _least_active(self, rank: int) -> int:
+        """Of the processes of a stage the one that hangs: the others wait for it, and spin."""
+        first = rank - rank % self._ranks_per_stage
+        ranks = range(first, first + self._ranks_per_stage)
+        return min(ranks, key=lambda other: self._ranks[other].active_s)
+
+    def _before(self, rank: int) -> _Rank | None:
+        """The process that hands batches to this one's stage; None for the first stage."""
+        stage = rank // self._ranks_per_stage
+        return self._ranks[(stage - 1) * self._ranks_per_stage] if stage else None
+
+    def _batch_at(self, rank: int) -> _Batch | None:
+        number, giver = self._ranks[rank].num_reported, self._before(rank)
+        has_come = giver is None or giver.num_reported > number
         place = number - self._num_left
         return self._batches[place] if has_come and place < len(self._batches) else None
 
-    def _frozen(self, one: _Stage) -> tuple[FaultKind, str] | None:
+    def _frozen(self, one: _Rank) -> tuple[FaultKind, str] | None:
         if one.stopped_s is None or self._clock_s - one.stopped_s < FROZEN_S:
             return None
         return FaultKind.FROZEN, "its process is stopped (SIGSTOP)"
 
-    def _silent(self, one: _Stage) -> tuple[FaultKind, str] | None:
+    def _silent(self, one: _Rank) -> tuple[FaultKind, str] | None:
         limit_s = SILENCE_S if self.is_ready else START_SILENCE_S
         silent_s = self._clock_s - max(one.heard_s, one.active_s)
         if silent_s < limit_s:
             return None
         return FaultKind.HUNG, f"no sign of life for {silent_s:.0f} s"
 
-    def _overdue(self, stage: int) -> tuple[FaultKind, str] | None:
-        batch, one = self._batch_at(stage), self._stages[stage]
+    def _overdue(self, rank: int) -> tuple[FaultKind, str] | None:
+        batch, one, giver = self._batch_at(rank), self._ranks[rank], self._before(rank)
         if batch is None:
             return None
-        before = self._stages[stage - 1].reported_s if stage else 0.0
+        before = giver.reported_s if giver is not None else 0.0
         due_s = self._clock_s - max(batch.submitted_s, one.reported_s, before)
         least_s = self._idle_limit_s if batch.phase in one.seen else FIRST_BATCHES_S
         if due_s > max(least_s, batch.limit_s):
@@ -154,7 +174,7 @@ class StageWatch:
         return None
 
 
-def _follow(one: _Stage, vital: Vitals, clock_s: float) -> None:
+def _follow(one: _Rank, vital: Vitals, clock_s: float) -> None:
     """Note what the system says of a process since the last look."""
     if not vital.is_stopped:
         one.stopped_s = None

@@ -53,7 +53,7 @@ def _run(spec: StageSpec) -> None:
     to_engine.connect(spec.engine_address)
     from_engine = context.socket(zmq.PULL)
     from_engine.connect(spec.stage_address)
-    heartbeat = Heartbeat(context, spec.engine_address, spec.stage)
+    heartbeat = Heartbeat(context, spec.engine_address, spec.rank)
     session: StageSession | None = None
     status = 0
     try:
@@ -72,7 +72,7 @@ def _run(spec: StageSpec) -> None:
 
 def _failed(spec: StageSpec, error: BaseException, session: "StageSession | None") -> Failed:
     return Failed(
-        stage=spec.stage,
+        rank=spec.rank,
         kind=FaultKind.CUT_OFF if isinstance(error, ConnectionError) else FaultKind.RAISED,
         cause=cause_of_exception(error),
         traceback=traceback.format_exc(),

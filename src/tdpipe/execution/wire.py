@@ -1,7 +1,9 @@
 """Messages between the engine and the stages: msgpack over zmq, one type tag each.
 
-Engine to stage k: one PUSH/PULL pair a stage, so that messages arrive in order and ahead of time.
-Stages to engine: all PUSH into one PULL. Only plain data: nothing received is ever executed.
+A stage is one process, or with tensor parallelism several that share it; a process's rank counts
+them all: stage * tensor_parallel_size + tensor rank. Engine to a process: one PUSH/PULL pair each,
+so that messages arrive in order and ahead of time. To the engine: all PUSH into one PULL. Only
+plain data: nothing received is ever executed.
 """
 
 import msgspec
@@ -34,40 +36,42 @@ ToStage = Allocate | Run | Reset | Stop
 
 
 class Loaded(msgspec.Struct, tag=True, frozen=True):
-    """The stage has its weights: bytes they take, and bytes free for the KV cache."""
+    """The process has its weights: bytes they take, and bytes free for the KV cache."""
 
-    stage: int
+    rank: int
     weight_bytes: int
     free_bytes: int
     load_s: float
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The stage has its KV cache and its links, and can run batches."""
+    """The process has its KV cache and its links, and can run batches."""
 
-    stage: int
+    rank: int
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
-    """The stage handed a batch on; the last stage adds the sampled tokens.
+    """The process is done with a batch; the last stage's first one adds the sampled tokens.
 
-    Times are seconds on the machine-wide monotonic clock.
+    Times are seconds on the machine-wide monotonic clock; `collective_s` of them were spent in
+    sums and gathers among the stage's ranks.
     """
 
-    stage: int
+    rank: int
     batch_id: int
     start_s: float
     end_s: float
     samples: tuple[Sample, ...] = ()
+    collective_s: float = 0.0
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The stage raised, or lost a neighbour; it ends after this message.
+    """The process raised, or lost a neighbour; it ends after this message.
 
     `batch_id` is the batch it was computing, None between batches.
     """
 
-    stage: int
+    rank: int
     kind: FaultKind
     cause: str
     traceback: str
@@ -75,9 +79,9 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 
 class Alive(msgspec.Struct, tag=True, frozen=True):
-    """A heartbeat: the stage's process runs, whatever its main thread does."""
+    """A heartbeat: the process runs, whatever its main thread does."""
 
-    stage: int
+    rank: int
 
 
 FromStage = Loaded | Ready | Done | Failed | Alive
@@ -90,6 +94,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     `engine_address` and `stage_address` are zmq endpoints, `rendezvous` the file through which
     the stages' process group meets. `length_predictor` is the file of a predictor whose head the
     last stage applies to hidden states; empty for none. `quantization` as in EngineConfig.
+    `tensor_rank` says which of the `tensor_parallel_size` processes of the stage it is.
     """
 
     stage: int
@@ -108,6 +113,18 @@ class StageSpec(msgspec.Struct, frozen=True):
     rendezvous: str
     length_predictor: str = ""
     quantization: str | None = None
+    tensor_rank: int = 0
+    tensor_parallel_size: int = 1
+
+    @property
+    def rank(self) -> int:
+        """Among the processes of all stages."""
+        return self.stage * self.tensor_parallel_size + self.tensor_rank
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of all stages."""
+        return self.num_stages * self.tensor_parallel_size
 
 
 encode = msgspec.msgpack.Encoder().encode

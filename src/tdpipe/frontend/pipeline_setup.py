@@ -10,6 +10,7 @@ from tdpipe.config.profile_file import ProfileKey
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
+from tdpipe.core.tensor_shard import check_tensor_parallel
 from tdpipe.cost.cost_model import CostModel, plan_load, slowest_stage_time_s
 from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_CORE_INT8, CPU_LINK, DEVICES
 from tdpipe.cost.memory_check import Memory, check_memory, stage_weight_bytes
@@ -46,22 +47,24 @@ class PipelineSetup:
         Args:
             length_predictor: a file whose head the last stage forecasts lengths with.
         """
-        num_stages, config = len(self.layers), self.config
+        config = self.config
+        num_ranks = len(self.layers) * config.tensor_parallel_size
         on_cpu = self.device == "cpu"
         return PipelineExecutor(
             PipelineSpec(
                 model_folder=folder,
                 layers=self.layers,
                 dtype=self.dtype,
-                devices=tuple("cpu" if on_cpu else f"cuda:{i}" for i in range(num_stages)),
-                cores=assign_cores(num_stages, config.threads_per_stage)
+                devices=tuple("cpu" if on_cpu else f"cuda:{i}" for i in range(num_ranks)),
+                cores=assign_cores(num_ranks, config.threads_per_stage)
                 if on_cpu
-                else ((),) * num_stages,
+                else ((),) * num_ranks,
                 block_size=config.block_size,
                 max_model_len=config.max_model_len or self.model_limit,
                 memory_utilization=config.gpu_memory_utilization,
                 length_predictor=length_predictor,
                 quantization=config.quantization,
+                tensor_parallel_size=config.tensor_parallel_size,
             ),
             lambda plan: slowest_stage_time_s(self.cost, plan_load(plan)),
         )
@@ -74,14 +77,19 @@ class PipelineSetup:
             StageFailed: a stage could not start.
         """
         config = self.config
-        free = [report.free_bytes for report in executor.loaded()]
+        ranks = config.tensor_parallel_size
+        reports = executor.loaded()
+        free = [
+            min(report.free_bytes for report in reports[stage * ranks : (stage + 1) * ranks])
+            for stage in range(len(self.layers))
+        ]
         if self.device == "cpu":
             free = [min(bytes_, CPU_KV_BYTES_LIMIT) for bytes_ in free]
         wanted = config.kv_bytes()
         kv_bytes = free if wanted is None else [wanted] * len(free)
         value_bytes = VALUE_BYTES[self.dtype]
         num_blocks = num_kv_blocks(
-            self.shape, self.layers, kv_bytes, config.block_size, value_bytes
+            self.shape, self.layers, kv_bytes, config.block_size, value_bytes, ranks
         )
         model_len = fitting_model_len(
             num_blocks, config.block_size, config.max_model_len, self.model_limit
@@ -104,13 +112,15 @@ class PipelineSetup:
         """
         value_bytes = VALUE_BYTES[self.dtype]
         layer_bytes = 1 if self.config.quantization else value_bytes
-        weights = stage_weight_bytes(self.shape, self.layers, layer_bytes, value_bytes)
-        stages = tuple(range(len(self.layers)))
+        ranks = self.config.tensor_parallel_size
+        of_stages = stage_weight_bytes(self.shape, self.layers, layer_bytes, value_bytes)
+        weights = [bytes_ // ranks for bytes_ in of_stages for _ in range(ranks)]
+        places = tuple(range(len(weights)))
         if self.device == "cpu":
-            memories = [Memory("this machine", psutil.virtual_memory().available, stages)]
+            memories = [Memory("this machine", psutil.virtual_memory().available, places)]
         else:
             usable = [round(bytes_ * self.config.gpu_memory_utilization) for bytes_ in card_bytes()]
-            memories = [Memory(f"cuda:{stage}", usable[stage], (stage,)) for stage in stages]
+            memories = [Memory(f"cuda:{place}", usable[place], (place,)) for place in places]
         check_memory(weights, self.config.kv_bytes() or 0, memories, self.dtype)
 
     def check_kv_memory(self) -> None:
@@ -122,8 +132,8 @@ class PipelineSetup:
         wanted = self.config.kv_bytes()
         if wanted is not None:
             size, value_bytes = self.config.block_size, VALUE_BYTES[self.dtype]
-            largest = max(self.layers)
-            blocks = wanted // block_bytes(self.shape, largest, size, value_bytes)
+            largest, ranks = max(self.layers), self.config.tensor_parallel_size
+            blocks = wanted // block_bytes(self.shape, largest, size, value_bytes, ranks)
             fitting_model_len(blocks, size, self.config.max_model_len, self.model_limit)
 
 
@@ -139,8 +149,9 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
     if config.max_model_len is not None and config.max_model_len > model_limit:
         fix = f"use at most {model_limit}, the model's limit"
         raise ConfigError("max_model_len", config.max_model_len, fix)
-    num_stages = config.pipeline_parallel_size
-    device = _device(config.device, num_stages)
+    num_stages, ranks = config.pipeline_parallel_size, config.tensor_parallel_size
+    check_tensor_parallel(shape, ranks)
+    device = _device(config.device, num_stages, ranks)
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else source.config.dtype or "bfloat16"
@@ -151,12 +162,12 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
     core = CPU_CORE_INT8 if config.quantization else CPU_CORE
     rates, link = (core, CPU_LINK) if device == "cpu" else (card.rates(), card.link)
     mixes = config.scheduler in MIXES_PHASES
-    balanced = balanced_partition(shape, num_stages, rates, value_bytes, mixes_phases=mixes)
+    balanced = balanced_partition(shape, num_stages, rates, value_bytes, ranks, mixes_phases=mixes)
     given = config.layers()
     layers = checked_partition(given, shape.num_layers, num_stages) if given else balanced
     # Measured times where `tdpipe profile` has left them, else estimates.
     key = setup_key(config, source, dtype, device, layers)
-    cost = load_cached_profile(key) or RooflineCost(shape, layers, rates, link, value_bytes)
+    cost = load_cached_profile(key) or RooflineCost(shape, layers, rates, link, value_bytes, ranks)
     setup = PipelineSetup(config, shape, device, dtype, layers, cost, model_limit)
     setup.check_kv_memory()
     setup.check_memory()
@@ -168,10 +179,11 @@ def setup_key(
 ) -> ProfileKey:
     """What a profile of this setup holds for."""
     computes_in = f"{dtype}, {config.quantization} weights" if config.quantization else dtype
-    return profile_key(source, computes_in, device, layers, config.threads_per_stage)
+    threads, ranks = config.threads_per_stage, config.tensor_parallel_size
+    return profile_key(source, computes_in, device, layers, threads, ranks)
 
 
-def _device(wanted: str, num_stages: int) -> str:
+def _device(wanted: str, num_stages: int, ranks: int) -> str:
     """cpu or cuda. torch is imported only where a card may be: it takes seconds."""
     has_driver = any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
     if wanted == "cpu" or (wanted == "auto" and not has_driver):
@@ -179,10 +191,11 @@ def _device(wanted: str, num_stages: int) -> str:
     import torch
 
     num_cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if num_cards >= num_stages:
+    if num_cards >= num_stages * ranks:
         return "cuda"
     if wanted == "cuda":
-        fix = f"there are {num_cards} CUDA devices for {num_stages} stages; use fewer, or cpu"
+        needed = f"{num_stages} stages" + (f" of {ranks} ranks" if ranks > 1 else "")
+        fix = f"there are {num_cards} CUDA devices for {needed}; use fewer, or cpu"
         raise ConfigError("device", wanted, fix)
     return "cpu"
 

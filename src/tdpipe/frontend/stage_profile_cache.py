@@ -13,7 +13,12 @@ from tdpipe.execution.models.model_source import ModelSource, cache_folder
 
 
 def profile_key(
-    source: ModelSource, dtype: str, device: str, layers: tuple[int, ...], threads_per_stage: int
+    source: ModelSource,
+    dtype: str,
+    device: str,
+    layers: tuple[int, ...],
+    threads_per_stage: int,
+    tensor_parallel_size: int = 1,
 ) -> ProfileKey:
     """What a profile of this pipeline holds for; every "auto" resolved."""
     return ProfileKey(
@@ -24,6 +29,7 @@ def profile_key(
         layers=layers,
         threads_per_stage=threads_per_stage,
         machine=machine_name(device),
+        tensor_parallel_size=tensor_parallel_size,
     )
 
 

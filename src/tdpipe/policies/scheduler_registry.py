@@ -34,7 +34,7 @@ SCHEDULERS: dict[str, Callable[[CostModel], Policy]] = {
 MIXES_PHASES = frozenset(
     ("adaptive", "pp-hybrid", "pp-hybrid-2048", "pp-hybrid-unbalanced", "token-throttling")
 )
-# The same batching where all devices share one stage; real runs have no tensor parallelism yet.
+# The same batching where all devices share one stage.
 TENSOR_PARALLEL: dict[str, str] = {"tp-separate": "pp-separate", "tp-hybrid": "pp-hybrid"}
 
 

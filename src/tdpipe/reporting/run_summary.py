@@ -27,7 +27,8 @@ class RunSummary:
     `wall_s` runs from the first batch's submission to the last result; `recomputed_tokens` are
     prompt and output tokens prefilled again after a preemption; `cached_share` of the prompt tokens
     were not computed, because another request's prompt begins with them; `bound` is None for a run
-    that finished nothing; `num_restarts` counts how often failed stages were started again.
+    that finished nothing; `num_restarts` counts how often failed stages were started again;
+    `collective_share` of the stages' work was sums and gathers among the ranks that share a stage.
     """
 
     scheduler: str
@@ -49,6 +50,7 @@ class RunSummary:
     cached_share: float = 0.0
     bound: RunBound | None = None
     num_restarts: int = 0
+    collective_share: float = 0.0
 
     @property
     def bound_share(self) -> float | None:
@@ -86,11 +88,21 @@ class RunSummary:
             f"KV cache     {self.peak_kv_share:.1%} at the peak",
             f"stages       {layers} layers; {busy}",
         )
-        more = (*self._prefix_lines(), *self._bound_lines(), *self._fault_lines())
+        more = (
+            *self._rank_lines(),
+            *self._prefix_lines(),
+            *self._bound_lines(),
+            *self._fault_lines(),
+        )
         return "\n".join([*lines, *more])
 
     def _fault_lines(self) -> list[str]:
         return [f"faults       stages started again: {self.num_restarts}"] * bool(self.num_restarts)
+
+    def _rank_lines(self) -> list[str]:
+        if not self.collective_share:
+            return []
+        return [f"ranks        {self.collective_share:.1%} of the stages' work was all-reduces"]
 
     def _prefix_lines(self) -> list[str]:
         if not self.cached_share:
@@ -165,4 +177,10 @@ def summarize(trace: RunTrace, totals: RunTotals) -> RunSummary:
         cached_share=totals.cached_tokens / max(1, requested),
         bound=totals.bound,
         num_restarts=totals.num_restarts,
+        collective_share=_collective_share(trace),
     )
+
+
+def _collective_share(trace: RunTrace) -> float:
+    busy_s = sum(span.end_s - span.start_s for span in trace.spans)
+    return sum(span.collective_s for span in trace.spans) / busy_s if busy_s > 0 else 0.0

@@ -94,4 +94,6 @@ def _record(timeline: Any) -> RunRecord:
 
 def _span(event: dict[str, Any]) -> StageSpan:
     start_s = event["ts"] / 1e6
-    return StageSpan(event["tid"], event["args"]["batch"], start_s, start_s + event["dur"] / 1e6)
+    arguments, end_s = event["args"], start_s + event["dur"] / 1e6
+    collective_s = arguments.get("collective_us", 0.0) / 1e6
+    return StageSpan(event["tid"], arguments["batch"], start_s, end_s, collective_s)

@@ -12,12 +12,17 @@ from tdpipe.simulation.scenario import Scenario
 from tdpipe.simulation.simulated_run import SimulatedRun
 from tdpipe.simulation.workload import Workload
 
-DEFAULT_SCHEDULERS = ("adaptive", "token-throttling", "tp-hybrid")
+# The last is seldom the best, and never by much: the layout that is best with the others will do.
+FIRST_SCHEDULERS = ("adaptive", "token-throttling", "tp-hybrid")
+DEFAULT_SCHEDULERS = (*FIRST_SCHEDULERS, "pp-hybrid")
 
 
 @dataclass(frozen=True, slots=True)
 class PlanQuestion:
-    """What is to be planned; `schedulers` are tried on every layout that they are for."""
+    """What is to be planned; `schedulers` are tried on every layout that they are for.
+
+    Of the default ones some are tried on the best layout of the others only.
+    """
 
     shape: ModelShape
     device: Device
@@ -25,6 +30,11 @@ class PlanQuestion:
     schedulers: tuple[str, ...] = DEFAULT_SCHEDULERS
     predictor: str = "noisy"
     engine_overhead_s: float = 0.0
+
+    @property
+    def first_schedulers(self) -> tuple[str, ...]:
+        """Those tried on every layout."""
+        return FIRST_SCHEDULERS if self.schedulers == DEFAULT_SCHEDULERS else self.schedulers
 
     def scenario(self, placement: Placement, workload: Workload) -> Scenario:
         """The scenario of one layout."""

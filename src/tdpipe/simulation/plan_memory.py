@@ -3,7 +3,6 @@
 from tdpipe.core.block_pool import blocks_for
 from tdpipe.core.errors import CapacityError
 from tdpipe.cost.hardware_catalogue import GIB
-from tdpipe.cost.memory_plan import block_bytes
 from tdpipe.cost.placement import WORKSPACE_BYTES, place
 from tdpipe.simulation.layouts import MOST_DEVICES, RANKS, layouts
 from tdpipe.simulation.plan import PlanQuestion
@@ -13,13 +12,11 @@ from tdpipe.simulation.scenario import Scenario
 def needed_bytes(scenario: Scenario) -> float:
     """Memory that a device must have for the weights and the cache of the longest request."""
     placement = scenario.placement
-    ranks = min(placement.tensor_parallel, placement.shape.num_kv_heads)
     num_blocks = blocks_for(scenario.longest_tokens, scenario.block_size)
 
     def used_bytes(stage: int) -> float:
-        layers, size = placement.layers[stage], scenario.block_size
-        one = block_bytes(placement.shape, layers, size, placement.value_bytes)
-        return placement.weight_bytes(stage) + num_blocks * one / ranks
+        one = placement.block_bytes(stage, scenario.block_size)
+        return placement.weight_bytes(stage) + num_blocks * one
 
     most = max(map(used_bytes, range(len(placement.layers))))
     return (most + WORKSPACE_BYTES) / scenario.utilization

@@ -6,7 +6,7 @@ candidate the bound is known, and the one that looks fastest is simulated next, 
 that cannot win never are. Where more than a few may win, there is a step between: a candidate is
 simulated on a sample, and is taken to come as close to its bound on the whole as it came on the
 sample. The best few are simulated on the whole. At last the best pipeline is tried with a layer
-moved to or from its last stage.
+moved to or from its last stage, and with the schedulers that are seldom best.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -95,7 +95,7 @@ class PlanSearch:
                 continue
             none_fits = False
             scenario, bound = min(bounded, key=lambda pair: pair[1].seconds)
-            names = schedulers_for(balanced, question.schedulers)
+            names = schedulers_for(balanced, question.first_schedulers)
             fitting += [_known_by_bound(scenario, name, bound) for name in names]
         if none_fits:
             raise no_room_error(question, num_devices)
@@ -137,8 +137,12 @@ class PlanSearch:
         return self._runs[key]
 
     def _neighbours(self, plan: Plan) -> Iterator[Plan]:
-        """The plan with one layer more, and one less, on the last stage."""
-        for scenario, bound in self._bounded(_near(plan.scenario.placement, (1, -1))):
+        """The plan with one layer more, and one less, on the last stage; with other schedulers."""
+        placement, question = plan.scenario.placement, self.question
+        for name in schedulers_for(placement, question.schedulers):
+            if name not in question.first_schedulers:
+                yield _known_by_bound(plan.scenario, name, plan.bound)
+        for scenario, bound in self._bounded(_near(placement, (1, -1))):
             yield _known_by_bound(scenario, plan.scheduler, bound)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from tdpipe.core.block_pool import blocks_for
 from tdpipe.core.errors import CapacityError, ConfigError
 from tdpipe.core.limits import Limits
-from tdpipe.core.model_shape import ModelShape
+from tdpipe.core.tensor_shard import check_tensor_parallel
 from tdpipe.cost.placement import UTILIZATION, Placement, place
 from tdpipe.policies.scheduler_registry import SCHEDULERS, TENSOR_PARALLEL, make_scheduler
 from tdpipe.simulation.lower_bound import LowerBound, lower_bound
@@ -193,19 +193,6 @@ def check_scheduler(name: str) -> None:
     """
     if name not in SCHEDULER_NAMES:
         raise ConfigError("scheduler", name, f"use one of {', '.join(SCHEDULER_NAMES)}")
-
-
-def check_tensor_parallel(shape: ModelShape, num_ranks: int) -> None:
-    """Refuse a number of ranks that the model's attention heads cannot be shared by.
-
-    Raises:
-        ConfigError: it does not divide the heads.
-    """
-    if num_ranks < 1 or shape.num_heads % num_ranks:
-        fits = [ranks for ranks in (1, 2, 4, 8, 16) if shape.num_heads % ranks == 0]
-        shown = ", ".join(map(str, fits))
-        fix = f"it must divide the model's {shape.num_heads} heads: use {shown}"
-        raise ConfigError("tensor_parallel_size", num_ranks, fix)
 
 
 def schedulers_named(text: str, default: Sequence[str] = SCHEDULER_NAMES) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ def _row_name(row: int, name: str) -> Event:
 
 
 def _span_event(span: StageSpan, record: BatchRecord, origin_s: float) -> Event:
+    collective = {"collective_us": _microseconds(span.collective_s)} if span.collective_s else {}
     return {
         "ph": "X",
         "name": f"{record.phase} {record.batch_id}",
@@ -40,6 +41,7 @@ def _span_event(span: StageSpan, record: BatchRecord, origin_s: float) -> Event:
             "prefill_tokens": record.prefill_tokens,
             "prefills": record.num_prefills,
             "decodes": record.num_decodes,
+            **collective,
         },
     }
 

@@ -1,4 +1,4 @@
-"""Batches and spans of a run as columns of numbers: about 45 and 24 bytes each, not ten times that.
+"""Batches and spans of a run as columns of numbers: about 45 and 28 bytes each, not ten times that.
 
 Both look like sequences of records: what is read is made anew, what is appended is taken apart.
 """
@@ -51,6 +51,7 @@ class SpanColumns(Columns[StageSpan]):
     def __init__(self, spans: Iterable[StageSpan] = ()) -> None:
         self._stages, self._batches = array("H"), array("I")
         self._starts, self._ends = array("d"), array("d")
+        self._collectives = array("f")
         for span in spans:
             self.append(span)
 
@@ -62,10 +63,15 @@ class SpanColumns(Columns[StageSpan]):
         self._batches.append(record.batch_id)
         self._starts.append(record.start_s)
         self._ends.append(record.end_s)
+        self._collectives.append(record.collective_s)
 
     def _at(self, index: int) -> StageSpan:
         return StageSpan(
-            self._stages[index], self._batches[index], self._starts[index], self._ends[index]
+            self._stages[index],
+            self._batches[index],
+            self._starts[index],
+            self._ends[index],
+            self._collectives[index],
         )
 
 

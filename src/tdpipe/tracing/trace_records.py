@@ -7,12 +7,17 @@ from tdpipe.core.batch_plan import Phase
 
 @dataclass(frozen=True, slots=True)
 class StageSpan:
-    """A stage's work on a batch, from its input being there to its output being handed on."""
+    """A stage's work on a batch, from its input being there to its output being handed on.
+
+    `collective_s` of that time were sums and gathers among the ranks that share the stage, waits
+    for the slowest of them included.
+    """
 
     stage: int
     batch_id: int
     start_s: float
     end_s: float
+    collective_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ def test_other_causes():
     assert cause_of_end(3) == "its process ended (exit status 3)"
 
 
-def sign(stage, kind):
-    return StageFailed(stage, "x", kind=kind)
+def sign(stage, kind, rank=0):
+    return StageFailed(stage, "x", kind=kind, tensor_rank=rank)
 
 
 def test_the_most_telling_sign():
@@ -46,6 +46,9 @@ def test_the_most_telling_sign():
     assert most_telling([cut_off, its_end, died, raised]) is raised
     assert most_telling([cut_off, its_end, died]) is died
     assert most_telling([cut_off, its_end]) is cut_off
+    # Of two that share a stage, one was cut off because the other died.
+    its_neighbour = sign(1, FaultKind.DIED, rank=1)
+    assert most_telling([cut_off, its_neighbour, its_end]) is its_neighbour
 
 
 def plan(batch_id, *token_ids):

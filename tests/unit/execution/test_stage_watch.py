@@ -12,14 +12,14 @@ from tdpipe.execution.stage_watch import StageWatch, Vitals
 class Pipeline:
     """Stages that live as told, looked at every quarter of a second."""
 
-    def __init__(self, num_stages=2, idle_limit_s=4.0):
-        self.watch = StageWatch(num_stages, idle_limit_s)
+    def __init__(self, num_stages=2, idle_limit_s=4.0, ranks=1):
+        self.watch = StageWatch(num_stages, idle_limit_s, ranks)
         self.watch.is_ready = True
         self.now_s = 100.0
-        self.cpu_s = [1.0] * num_stages
-        self.busy = [False] * num_stages
-        self.stopped = [False] * num_stages
-        self.beats = [True] * num_stages
+        self.cpu_s = [1.0] * num_stages * ranks
+        self.busy = [False] * num_stages * ranks
+        self.stopped = [False] * num_stages * ranks
+        self.beats = [True] * num_stages * ranks
         self.num_batches = 0
 
     def submit(self, phase=Phase.DECODE, expected_s=0.01):
@@ -142,3 +142,27 @@ def test_the_last_stage_may_be_heard_first():
     assert pipeline.watch.batch_at(1) is None and pipeline.watch.batch_at(0) == 70
     pipeline.report(0, 0)
     assert pipeline.watch.batch_at(0) is None and pipeline.watch.batch_at(1) == 71
+
+
+def test_a_rank_that_hangs_while_the_others_of_its_stage_wait_for_it():
+    """The second stage's second one: its first rank spins until the sum is there."""
+    pipeline = Pipeline(ranks=2)
+    for phase in (Phase.DECODE, Phase.DECODE):
+        pipeline.submit(phase)
+    pipeline.report(0, 1, 2, 3)
+    pipeline.run(1)
+    pipeline.report(0, 1)
+    pipeline.busy[2] = True
+    failure, _ = pipeline.run(60)
+    assert (failure.stage, failure.tensor_rank, failure.kind) == (1, 1, FaultKind.HUNG)
+    assert failure.batch_id == 71 and "stage 1 failed at tensor rank 1" in failure.headline
+
+
+def test_a_batch_is_with_the_next_stage_once_the_first_rank_has_handed_it_on():
+    pipeline = Pipeline(ranks=2)
+    pipeline.submit()
+    assert [pipeline.watch.batch_at(rank) for rank in range(4)] == [70, 70, None, None]
+    pipeline.report(1)
+    assert [pipeline.watch.batch_at(rank) for rank in range(4)] == [70, None, None, None]
+    pipeline.report(0)
+    assert [pipeline.watch.batch_at(rank) for rank in range(4)] == [None, None, 70, 70]

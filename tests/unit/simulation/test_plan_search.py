@@ -70,6 +70,15 @@ def test_a_layer_is_moved_for_the_best_pipeline():
     assert lasts == {balanced[-1] - 1, balanced[-1], balanced[-1] + 1}
 
 
+def test_the_best_pipeline_is_tried_with_pp_hybrid_too():
+    question = PlanQuestion(LLAMA, find_device("L20"), load_workload("azure-code", 60))
+    ranking = PlanSearch(question).ranking(4)
+    tried = [plan for plan in ranking if plan.scheduler == "pp-hybrid"]
+    assert len(tried) == 1 and len(tried[0].scenario.placement.layers) > 1
+    others = [plan for plan in ranking if plan.basis is Basis.SIMULATED and plan not in tried]
+    assert any(plan.scenario.placement == tried[0].scenario.placement for plan in others)
+
+
 def test_a_large_workload_is_judged_by_a_sample():
     question = replace(QUESTION, schedulers=("td-pipe", "pp-hybrid", "pp-separate"))
     search = PlanSearch(question, sample_steps=4000, final_steps=10_000)

@@ -1,7 +1,9 @@
 """One decoder for Llama, Mistral, Qwen2 and Qwen3: pre-norm attention and gated MLP.
 
 A stage holds the layers first_layer .. end_layer - 1; the first stage also embeds, the last also
-normalises and projects. Knows tensors and a cache, not batches, plans or links.
+normalises and projects. Where ranks share the stage, each holds its shard of every layer, and what
+two projections of a layer give is summed over the ranks. Knows tensors and a cache, not batches,
+plans or links between stages.
 """
 
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tdpipe.core.tensor_shard import tensor_shards
 from tdpipe.execution.attention.attention_backend import AttentionBackend, AttentionMetadata
 from tdpipe.execution.kv_cache import KVCache
 from tdpipe.execution.models.model_config import ModelConfig
@@ -17,6 +20,7 @@ from tdpipe.execution.models.projection import Projection
 from tdpipe.execution.models.rope import apply_rope, rope_tables
 from tdpipe.execution.models.stage_weights import StageWeights
 from tdpipe.execution.row_kernels import add_rms_norm, is_compiled, rms_norm, silu_multiply
+from tdpipe.execution.tensor_ranks import TensorRanks
 
 Rotation = tuple[Tensor, Tensor]
 # A CPU multiplies so many rows no slower than more, and what lies between the products is several
@@ -51,14 +55,15 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with one fused projection for queries, keys and values."""
 
-    def __init__(self, config: ModelConfig, window: int | None) -> None:
+    def __init__(self, config: ModelConfig, window: int | None, ranks: TensorRanks) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
-        self.head_dim, self.window = config.head_dim, window
+        self.num_heads, self.num_kv_heads = ranks.shard.heads.size, ranks.shard.kv_heads.size
+        self.head_dim, self.window, self._ranks = config.head_dim, window, ranks
         num_all = self.num_heads + 2 * self.num_kv_heads
         self.qkv = Projection(config.hidden_size, num_all * self.head_dim, config.attention_bias)
         query_size = self.num_heads * self.head_dim
-        self.out = Projection(query_size, config.hidden_size, config.output_bias)
+        bias = config.output_bias and ranks.is_first  # it is added once
+        self.out = Projection(query_size, config.hidden_size, bias)
         self.query_norm: RMSNorm | None = None
         self.key_norm: RMSNorm | None = None
         if config.query_key_norm:
@@ -83,24 +88,24 @@ class Attention(nn.Module):
         rotated, value = apply_rope(heads, num_rotated, *rotation), heads[:, num_rotated:]
         query, key = rotated[:, : self.num_heads], rotated[:, self.num_heads :]
         mixed = attention.forward(layer, query, key, value, kv_cache, meta, self.window)
-        out: Tensor = self.out(mixed.flatten(-2))
-        return out
+        return self._ranks.sum(self.out(mixed.flatten(-2)))
 
 
 class MLP(nn.Module):
     """down(silu(gate(x)) * up(x)), gate and up in one fused projection (arXiv:2002.05202)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, ranks: TensorRanks) -> None:
         super().__init__()
-        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        hidden, inner, bias = config.hidden_size, ranks.shard.columns.size, config.mlp_bias
         self.gate_up = Projection(hidden, 2 * inner, bias)
-        self.down = Projection(inner, hidden, bias)
+        self.down = Projection(inner, hidden, bias and ranks.is_first)
+        self._ranks = ranks
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and len(x) > MLP_ROWS:
             parts = torch.split(x, MLP_ROWS)
-            return torch.cat([self._of_rows(rows) for rows in parts])
-        return self._of_rows(x)
+            return self._ranks.sum(torch.cat([self._of_rows(rows) for rows in parts]))
+        return self._ranks.sum(self._of_rows(x))
 
     def _of_rows(self, x: Tensor) -> Tensor:
         gate_up: Tensor = self.gate_up(x)
@@ -120,12 +125,12 @@ class DecoderLayer(nn.Module):
     A norm then reads its input once, for the sum and for itself.
     """
 
-    def __init__(self, config: ModelConfig, window: int | None) -> None:
+    def __init__(self, config: ModelConfig, window: int | None, ranks: TensorRanks) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.attention = Attention(config, window)
+        self.attention = Attention(config, window, ranks)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, ranks)
 
     def forward(
         self,
@@ -152,6 +157,7 @@ class StageModel(nn.Module):
         is_first, is_last: whether it embeds, whether it projects to the vocabulary.
         max_model_len: positions to prepare rotations for; None means the model's limit.
         quantization: "int8" rounds the weights of all projections; float32 on CPU only.
+        ranks: the processes that share the stage; None for one alone.
     """
 
     def __init__(
@@ -166,19 +172,22 @@ class StageModel(nn.Module):
         device: torch.device,
         max_model_len: int | None = None,
         quantization: str | None = None,
+        ranks: TensorRanks | None = None,
     ) -> None:
         super().__init__()
+        self._ranks = ranks = ranks or TensorRanks(tensor_shards(config.shape(), 1))
         self._quantization = quantization
         self.config, self.first_layer, self.end_layer = config, first_layer, end_layer
         self.is_first, self.is_last = is_first, is_last
         with torch.device("meta"):
             windows = config.windows[first_layer:end_layer]
-            self.layers = nn.ModuleList(DecoderLayer(config, window) for window in windows)
+            self.layers = nn.ModuleList(DecoderLayer(config, window, ranks) for window in windows)
             self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if is_last else None
         self.to(dtype)
         with torch.device("meta"):
-            self.projection = Projection(config.hidden_size, config.vocab_size) if is_last else None
-        self.embedding: Tensor | None = None  # [vocab, hidden]
+            rows = ranks.shard.vocab.size
+            self.projection = Projection(config.hidden_size, rows) if is_last else None
+        self.embedding: Tensor | None = None  # [rows of the vocabulary, hidden]
         self.weight_bytes = 0
         self._dtype, self._device = dtype, device
         cos, sin = rope_tables(config, max_model_len or config.max_position_embeddings)
@@ -191,25 +200,25 @@ class StageModel(nn.Module):
         Raises:
             ConfigError: a file or tensor is missing or of the wrong shape.
         """
+        shard = self._ranks.shard
         with StageWeights(folder, self._dtype, self._device) as weights:
             for offset, layer in enumerate(self.layers):
                 assert isinstance(layer, DecoderLayer)
-                weights.fill(layer, self.first_layer + offset)
+                weights.fill(layer, self.first_layer + offset, shard)
                 self._settle(layer)
                 weights.close_files()
-            vocab = (self.config.vocab_size, self.config.hidden_size)
+            size = self.config.hidden_size
             tied = self.config.tie_word_embeddings
             if self.is_first:
-                self.embedding = weights.tensor("model.embed_tokens.weight", vocab)
+                self.embedding = weights.vocab("model.embed_tokens.weight", size, shard)
                 self.weight_bytes += self.embedding.numel() * self.embedding.element_size()
             if self.projection is not None and self.norm is not None:
                 name = "model.embed_tokens.weight" if tied else "lm_head.weight"
                 shared = self.embedding if tied else None
-                matrix = weights.tensor(name, vocab) if shared is None else shared
+                matrix = weights.vocab(name, size, shard) if shared is None else shared
                 self.projection.weight = _frozen(matrix)
                 self._settle(self.projection, is_shared=shared is not None)
-                size = (self.config.hidden_size,)
-                self.norm.weight = _frozen(weights.tensor("model.norm.weight", size))
+                self.norm.weight = _frozen(weights.tensor("model.norm.weight", (size,)))
                 self._settle(self.norm)
         self.requires_grad_(False)
 
@@ -242,19 +251,31 @@ class StageModel(nn.Module):
         """
         x = given
         if self.is_first:
-            assert self.embedding is not None
-            x = functional.embedding(given, self.embedding)
+            x = self._embed(given)
         rotation = (self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1))
         added: Tensor | None = None
         for index, layer in enumerate(self.layers):
             added = layer(x, added, rotation, index, kv_cache, attention, meta)
         return x if added is None else x.add_(added)
 
-    def project(self, hidden: Tensor) -> Tensor:
-        """Logits [rows, vocab] in float32 of hidden states [rows, hidden]; last stage only."""
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        """[tokens, hidden]: each rank looks up what is in its rows of the vocabulary."""
+        assert self.embedding is not None
+        if self._ranks.size == 1:
+            return functional.embedding(token_ids, self.embedding)
+        rows = token_ids - self._ranks.shard.vocab.start
+        is_own = (rows >= 0) & (rows < len(self.embedding))
+        x = functional.embedding(rows * is_own, self.embedding)
+        return self._ranks.sum(x * is_own[:, None])
+
+    def project(self, hidden: Tensor) -> Tensor | None:
+        """Logits [rows, vocab] in float32 of hidden states [rows, hidden]; last stage only.
+
+        None on all but the first of the ranks that share it.
+        """
         assert self.projection is not None
-        logits: Tensor = self.projection(self.final_states(hidden))
-        return logits.float()
+        logits = self._ranks.gather_vocab(self.projection(self.final_states(hidden)))
+        return logits.float() if logits is not None else None
 
     def final_states(self, hidden: Tensor) -> Tensor:
         """What the projection reads, [rows, hidden]; last stage only."""

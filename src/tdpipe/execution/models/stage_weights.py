@@ -1,6 +1,11 @@
-"""Reads the weights of one stage from safetensors files, and fuses what the decoder fuses."""
+"""Reads the weights of one stage from safetensors files, and fuses what the decoder fuses.
 
+Of each matrix a rank of a stage reads its share only.
+"""
+
+from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -10,21 +15,40 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tdpipe.core.errors import ConfigError
+from tdpipe.core.tensor_shard import Share, TensorShard
 from tdpipe.execution.models.weight_files import files_of_tensors, readable
 
 if TYPE_CHECKING:
     from tdpipe.execution.models.decoder import DecoderLayer
 
-# Decoder matrix -> the checkpoint matrices stacked in it, in order.
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A module of the checkpoint, and what of it a rank holds.
+
+    `split_by` names the share of a TensorShard, "" for all of it; `dim` is the weight's dimension
+    that is split.
+    """
+
+    name: str
+    split_by: str = ""
+    dim: int = 0
+
+
+# Decoder module -> the checkpoint modules stacked in it, in order.
 FUSED = {
-    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention.out": ("self_attn.o_proj",),
-    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down": ("mlp.down_proj",),
-    "attention_norm": ("input_layernorm",),
-    "mlp_norm": ("post_attention_layernorm",),
-    "attention.query_norm": ("self_attn.q_norm",),
-    "attention.key_norm": ("self_attn.k_norm",),
+    "attention.qkv": (
+        Part("self_attn.q_proj", "heads"),
+        Part("self_attn.k_proj", "kv_heads"),
+        Part("self_attn.v_proj", "kv_heads"),
+    ),
+    "attention.out": (Part("self_attn.o_proj", "heads", dim=1),),
+    "mlp.gate_up": (Part("mlp.gate_proj", "columns"), Part("mlp.up_proj", "columns")),
+    "mlp.down": (Part("mlp.down_proj", "columns", dim=1),),
+    "attention_norm": (Part("input_layernorm"),),
+    "mlp_norm": (Part("post_attention_layernorm"),),
+    "attention.query_norm": (Part("self_attn.q_norm"),),
+    "attention.key_norm": (Part("self_attn.k_norm"),),
 }
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -64,38 +88,58 @@ class StageWeights:
         Raises:
             ConfigError: it is missing, not of a float type, or its shape is not `shape`.
         """
+        return self._stacked([self._checked(name, shape)], shape)
+
+    def vocab(self, name: str, hidden_size: int, shard: TensorShard) -> Tensor:
+        """A rank's rows of a matrix [vocab, hidden]. Raises ConfigError, as `tensor` does."""
+        shape = (shard.vocab.size, hidden_size)
+        return self._stacked([self._share(name, shape, shard.vocab, 0)], shape)
+
+    def fill(self, layer: "DecoderLayer", index: int, shard: TensorShard) -> None:
+        """Give a decoder layer a rank's weights of layer `index` of the checkpoint.
+
+        Raises:
+            ConfigError: as `tensor` does.
+        """
+        head_dim = layer.attention.head_dim
+        for name, meta in list(layer.named_parameters()):
+            module_name, _, leaf = name.rpartition(".")
+            shape, prefix = tuple(meta.shape), f"model.layers.{index}"
+            shares = [_share_of(shard, part, len(shape), head_dim) for part in FUSED[module_name]]
+            pieces = (
+                self._share(f"{prefix}.{part.name}.{leaf}", shape, share, part.dim)
+                for part, share in zip(FUSED[module_name], shares, strict=True)
+            )
+            module = layer.get_submodule(module_name)
+            held = self._stacked(pieces, shape)
+            setattr(module, leaf, nn.Parameter(held, requires_grad=False))
+
+    def _share(self, name: str, shape: tuple[int, ...], share: Share | None, dim: int) -> Tensor:
+        """A share in dimension `dim` of a tensor of which `shape` is held, or all of it."""
+        if share is None:
+            return self._checked(name, shape)
+        full = (*shape[:dim], share.whole, *shape[dim + 1 :])
+        return self._checked(name, full).narrow(dim, share.start, share.size)
+
+    def _stacked(self, pieces: Iterable[Tensor], shape: tuple[int, ...]) -> Tensor:
+        """The pieces one above the other, read one at a time, in memory of their own.
+
+        A view would keep the whole file mapped, and count as this process's memory.
+        """
+        held = torch.empty(shape, dtype=self._dtype, device=self._device)
+        row = 0
+        for piece in pieces:
+            held[row : row + len(piece)] = piece
+            row += len(piece)
+        assert row == shape[0], (row, shape)
+        return held
+
+    def _checked(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self._read(name)
         if tuple(tensor.shape) != shape:
             fix = f"its shape is {tuple(tensor.shape)}, config.json implies {shape}"
             raise ConfigError("weights", name, fix)
-        # A copy: a view would keep the whole file mapped, and count as this process's memory.
-        return tensor.to(device=self._device, dtype=self._dtype, copy=True)
-
-    def fill(self, layer: "DecoderLayer", index: int) -> None:
-        """Give a decoder layer the weights of layer `index` of the checkpoint."""
-        for name, meta in list(layer.named_parameters()):
-            module_name, _, leaf = name.rpartition(".")
-            parts = [f"model.layers.{index}.{part}.{leaf}" for part in FUSED[module_name]]
-            tensor = self._stacked(parts, tuple(meta.shape))
-            module = layer.get_submodule(module_name)
-            setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
-
-    def _stacked(self, names: list[str], shape: tuple[int, ...]) -> Tensor:
-        """The named tensors one above the other; read one at a time into their place."""
-        if len(names) == 1:
-            return self.tensor(names[0], shape)
-        fused = torch.empty(shape, dtype=self._dtype, device=self._device)
-        row = 0
-        for name in names:
-            part = self._read(name)
-            if row + part.shape[0] > shape[0] or part.shape[1:] != fused.shape[1:]:
-                fix = f"its shape {tuple(part.shape)} does not fit into {shape}"
-                raise ConfigError("weights", name, fix)
-            fused[row : row + part.shape[0]] = part
-            row += part.shape[0]
-        if row != shape[0]:
-            raise ConfigError("weights", names[-1], f"{row} rows in all, not {shape[0]}")
-        return fused
+        return tensor
 
     def _read(self, name: str) -> Tensor:
         """A tensor as the file has it, checked for its type only."""
@@ -112,3 +156,13 @@ class StageWeights:
             fix = f"its type is {tensor.dtype}; only float32, bfloat16 and float16 are supported"
             raise ConfigError("weights", name, fix)
         return tensor
+
+
+def _share_of(shard: TensorShard, part: Part, num_dims: int, head_dim: int) -> Share | None:
+    """In rows or columns of a weight, or of its bias; None for all of it."""
+    # The bias of a weight that is split by columns is the first rank's alone.
+    if not part.split_by or part.dim >= num_dims:
+        return None
+    share: Share = getattr(shard, part.split_by)
+    width = 1 if part.split_by == "columns" else head_dim
+    return Share(share.start * width, share.stop * width, share.whole * width)
