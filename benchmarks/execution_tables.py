@@ -2,6 +2,8 @@
 
 from statistics import median
 
+from result_record import cores_text
+
 
 def breakdown(result: dict) -> str:
     """Seconds of each part by stage and phase."""
@@ -49,7 +51,7 @@ def slow_link(result: dict) -> str:
     return (
         f"{result['table']}\n\n{settings['requests']} requests, {settings['prompt_tokens']} prompt "
         f"and {settings['output_tokens']} output tokens, {settings['rounds']} alternating rounds, "
-        f"medians of output tokens/s, {machine['cores']} cores of {machine['cpu']} "
+        f"medians of output tokens/s, {cores_text(machine)} "
         "([slow_link.json](../benchmarks/results/slow_link.json))\n"
     )
 
@@ -102,6 +104,6 @@ def prefix_sharing(result: dict) -> str:
         f"prompt tokens in all; {settings['scheduler']}, {settings['stages']} stages with "
         f"{settings['kv_cache_memory']} of KV cache each; "
         f"{f'{rounds} alternating rounds, medians' if rounds > 1 else 'one round in turn'}; "
-        f"{machine['cores']} cores of {machine['cpu']}; {result['same_outputs']:.0%} of the "
+        f"{cores_text(machine)}; {result['same_outputs']:.0%} of the "
         f"answers are the same ([{name}.json](../benchmarks/results/{name}.json))\n"
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 import batch_tables
 import execution_tables
 import length_tables
+from result_record import cores_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -36,7 +37,7 @@ def peers(result: dict) -> str:
         f"{result['table']}\n\n{settings['requests']} requests, {settings['prompt_tokens']} prompt "
         f"and {settings['output_tokens']} output tokens, "
         f"{f'{rounds} alternating rounds, medians' if rounds > 1 else 'one round in turn'}, "
-        f"{static}{machine['cores']} cores of {machine['cpu']} "
+        f"{static}{cores_text(machine)} "
         f"([{name}.json](benchmarks/results/{name}.json))\n"
     )
 
@@ -164,7 +165,7 @@ def plan_check(result: dict) -> str:
         f"{_rows(columns, rows)}\n"
         f"The largest ratio is {result['largest_ratio']:.3f}; `plan` took at most "
         f"{result['longest_plan_s']:.0f} s, {result['settings']['processes']} cells at a time on "
-        f"{machine['cores']} cores of {machine['cpu']}.\n"
+        f"{cores_text(machine)}.\n"
     )
 
 
@@ -233,8 +234,7 @@ def simulated_vs_real(result: dict) -> str:
     )
     return (
         f"{result['table']}\n\n{'; '.join(verdicts)}. {settings['requests']} requests, {layouts}, "
-        f"{settings['rounds']} alternating rounds, medians, {machine['cores']} cores of "
-        f"{machine['cpu']}.\n"
+        f"{settings['rounds']} alternating rounds, medians, {cores_text(machine)}.\n"
     )
 
 

@@ -13,6 +13,8 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+# Of x86 processors, best first: models with the same name differ in them.
+VECTORS = ("avx512_vnni", "avx512f", "avx2")
 PACKAGES = ("tdpipe", "torch", "transformers", "numpy", "numba")
 
 
@@ -36,15 +38,23 @@ def write_result(
 
 
 def machine() -> dict[str, Any]:
-    """Processor, usable cores and memory; no names of hosts or paths."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    """Processor, its widest vectors, usable cores, memory; no names of hosts or paths."""
+    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    told = {name.strip(): value.strip() for name, _, value in lines}
+    flags = told.get("flags", "").split()
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": told.get("model name", platform.processor()),
+        "vectors": next((kind for kind in VECTORS if kind in flags), platform.machine()),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.system(),
     }
+
+
+def cores_text(found: dict[str, Any]) -> str:
+    """A machine in a few words; older records do not tell its vectors."""
+    vectors = f" ({found['vectors']})" if "vectors" in found else ""
+    return f"{found['cores']} cores of {found['cpu']}{vectors}"
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from tdpipe.execution.models.projection import Projection
+from tdpipe.execution.models.projection import Projection, row_levels
 
 
 def make_projection(bias):
@@ -32,13 +32,27 @@ def test_int8_rounds_weights_and_rows():
         want, weight = projection(x), projection.weight.clone()
         assert projection.quantize() == 40 * 48 + 40 * 4
         assert not hasattr(projection, "weight")
-        # Rounded by hand: 127 levels on either side of 0, for each row and each output.
-        scale, row_scale = weight.abs().amax(1) / 127, x.abs().amax(1, keepdim=True) / 127
+        # Rounded by hand: so many levels on either side of 0, for each row and each output.
+        levels = row_levels()
+        scale, row_scale = weight.abs().amax(1) / 127, x.abs().amax(1, keepdim=True) / levels
         rounded, rows = (weight / scale[:, None]).round(), (x / row_scale).round()
         by_hand = (rows @ rounded.T) * scale * row_scale
         got = projection(x) - (projection.bias if bias else 0)
         torch.testing.assert_close(got, by_hand, rtol=1e-3, atol=1e-4 * float(x.abs().max()))
         assert (projection(x) - want).norm() < 0.02 * want.norm()
+
+
+@torch.inference_mode()
+def test_the_largest_numbers_are_multiplied_right():
+    """Where the processor's sums of two products are cut off at 16 bits, rows have fewer levels."""
+    assert row_levels() in (127, 63)
+    projection = Projection(64, 64).requires_grad_(False)
+    projection.weight.fill_(1.0)
+    projection.quantize()
+    for number in (1.0, -1.0):
+        torch.testing.assert_close(
+            projection(torch.full((8, 64), number)), torch.full((8, 64), 64 * number)
+        )
 
 
 @torch.inference_mode()
