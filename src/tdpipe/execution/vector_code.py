@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -24,6 +25,19 @@ EXP_POLYNOMIAL = (
 LN2_HIGH, LN2_LOW, LOG2_E = 0.693359375, -2.12194440e-4, 1.44269504
 LEAST_EXPONENT, EXPONENT_BIAS, MANTISSA_BITS = -87.0, 127, 23
 TO_SECOND_LEVEL = 2  # of the cache, as `llvm.prefetch` counts
+# Vector registers that are left to operands while sums are in the others; and beyond so many sums
+# nothing is gained.
+OPERANDS, MOST_SUMS = 4, 12
+
+
+def sums_at_once(width: int) -> int:
+    """Sums of `width` floats that this machine's registers hold while products are added to them.
+
+    One more, and each addition goes through memory.
+    """
+    has_avx512 = bool(get_host_cpu_features().get("avx512f"))
+    registers, floats = (32, 16) if has_avx512 else (16, 8)
+    return max(1, min(MOST_SUMS, (registers - OPERANDS) // -(-width // floats)))
 
 
 class VectorCode:

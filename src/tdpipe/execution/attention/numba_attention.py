@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from tdpipe.execution.attention.attention_backend import AttentionMetadata
-from tdpipe.execution.attention.numba_kernels import MOST_SUMS, attend, write_cache
+from tdpipe.execution.attention.numba_kernels import attend, write_cache
 from tdpipe.execution.attention.row_tiles import row_tiles
 from tdpipe.execution.block_kv_cache import BlockKVCache
 from tdpipe.execution.kv_cache import KVCache
+
+
+# Queries of a KV head in a tile of a prompt: so many read a block together.
+TILE_QUERIES = 12
 
 
 class CompiledKVCache(BlockKVCache):
@@ -43,8 +47,7 @@ class NumbaAttention:
         query = query.contiguous()
         _, num_heads, head_dim = query.shape
         group = num_heads // key.shape[1]
-        # As many rows of a prompt together as have their sums in registers.
-        meta.row_tiles = meta.row_tiles or row_tiles(meta, max(1, MOST_SUMS // group))
+        meta.row_tiles = meta.row_tiles or row_tiles(meta, max(1, TILE_QUERIES // group))
         output = torch.empty_like(query)
         for tiles in meta.row_tiles:
             sizes = ((0,) * (tiles.num_rows * group), (0,) * head_dim, (0,) * meta.block_size)

@@ -23,7 +23,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from tdpipe.execution.float_kernels import exp_of_negative, float_of_rank, rank_of
-from tdpipe.execution.vector_code import FAST, FLOAT, VectorCode
+from tdpipe.execution.vector_code import FAST, FLOAT, VectorCode, sums_at_once
 
 FloatArray = npt.NDArray[np.float32]
 # Tuples of zeros, as many as queries share a key, as head_dim, and as slots are in a block.
@@ -32,8 +32,8 @@ Sizes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 OPTIONS = {"fastmath": True, "cache": True, "error_model": "numpy", "boundscheck": False}
 # A score of no weight: below every true one, and no infinity, which fast arithmetic may not meet.
 LOWEST = np.float32(-3e38)
-# Sums kept in registers at a time, and the widest vector of a processor, in floats.
-MOST_SUMS, WIDEST = 12, 16
+# The widest vector of a processor, in floats.
+WIDEST = 16
 # Weights are relative to a head's highest score when it last was this much outgrown: e**20 and what
 # is a full context of it are far from where float32 ends.
 SLACK = np.float32(20.0)
@@ -58,8 +58,9 @@ def _score(
         query_place, key_place, score_place = (emit.address(which) for which in (1, 3, 6))
         zero = ir.Constant(ir.VectorType(FLOAT, slots), [0.0] * slots)
         scales = emit.spread(arguments[5], slots)
-        for first in range(0, heads, MOST_SUMS):
-            sums = dict.fromkeys(range(first, min(heads, first + MOST_SUMS)), zero)
+        at_once = sums_at_once(slots)
+        for first in range(0, heads, at_once):
+            sums = dict.fromkeys(range(first, min(heads, first + at_once)), zero)
             for dim in range(dims):
                 row = emit.load(key_place, dim * slots, slots)
                 for head in sums:
@@ -87,8 +88,9 @@ def _add_values(
         emit = VectorCode(context, builder, signature, arguments)
         weight_place, value_place, output_place = (emit.address(which) for which in (1, 3, 5))
         places = [(head, dim) for dim in range(0, dims, width) for head in range(heads)]
-        for first in range(0, len(places), MOST_SUMS):
-            now = places[first : first + MOST_SUMS]
+        at_once = sums_at_once(width)
+        for first in range(0, len(places), at_once):
+            now = places[first : first + at_once]
             sums = {
                 (head, dim): emit.load(output_place, head * dims + dim, width) for head, dim in now
             }
