@@ -13,7 +13,6 @@ from tdpipe.execution.attention.row_tiles import row_tiles
 from tdpipe.execution.block_kv_cache import BlockKVCache
 from tdpipe.execution.kv_cache import KVCache
 
-
 # Queries of a KV head in a tile of a prompt: so many read a block together.
 TILE_QUERIES = 12
 
