@@ -38,7 +38,8 @@ class Fault:
 
     kill, freeze: a stage by SIGKILL, SIGSTOP. engine: the engine by SIGKILL; engine-frozen: the
     same while a stage is stopped. raise, memory, hang: in a stage at batch `batch`. poison: a
-    request at which a stage raises or kills itself (`how`), every time.
+    request at which a stage raises or kills itself (`how`), every time. Of the `ranks` that share
+    the stage it is `rank` that is hit.
     """
 
     action: str
@@ -49,6 +50,8 @@ class Fault:
     after_s: float = 0.0
     batch: int | None = None
     how: str = ""
+    ranks: int = 1
+    rank: int = 0
 
 
 def random_fault(seed: int, actions: tuple[str, ...] = ACTIONS) -> Fault:
@@ -57,6 +60,7 @@ def random_fault(seed: int, actions: tuple[str, ...] = ACTIONS) -> Fault:
     num_stages = draw.choice((2, 2, 3))
     action = draw.choice(actions)
     from_start = draw.random() < 0.2
+    ranks = draw.choice((1, 2)) if num_stages == 2 else 1
     return Fault(
         action=action,
         num_stages=num_stages,
@@ -66,6 +70,8 @@ def random_fault(seed: int, actions: tuple[str, ...] = ACTIONS) -> Fault:
         after_s=draw.uniform(0.0, 10.0) if from_start else draw.uniform(0.0, 0.1),
         batch=draw.randrange(40) if action in ("raise", "memory", "hang") else None,
         how=draw.choice(("raise", "kill")) if action == "poison" else "",
+        ranks=ranks,
+        rank=draw.randrange(ranks),
     )
 
 
@@ -88,31 +94,33 @@ def write_input(path: Path) -> None:
 
 
 class FaultBench:
-    """Runs with faults against the answers of a run without, in a folder of its own."""
+    """Runs with faults against the answers of a run without, in a folder of its own.
+
+    Ranks add up in another order than one process does, and a draw may fall to the other side: a
+    run is held against one with as many of them.
+    """
 
     def __init__(self, model: Path, folder: Path) -> None:
         self._model = model
         self._folder = folder
         self._input = folder / "in.jsonl"
         write_input(self._input)
-        place = self._place("reference")
-        command = _Command(self._command(2, "adaptive", place), place, "")
-        assert command.wait() == 0, command.errors
-        self.reference = answers(place / "out.jsonl")
-        assert len(self.reference) == NUM_LINES
+        self._references: dict[int, dict[str, Any]] = {}
+        self._lock = threading.Lock()
 
     def run(self, fault: Fault, name: str) -> dict[str, Any]:
         """What happened; `problems` is empty when all is as it must be."""
+        reference = self._reference(fault.ranks)
         place = self._place(name)
         started_s = time.monotonic()
         commands = [self._struck(fault, place)]
         problems = leftovers(place, commands[0])
         while commands[-1].status not in (0, 1) and len(commands) < MOST_COMMANDS:
-            again = _Command(self._command(fault.num_stages, fault.scheduler, place), place, "")
+            again = _Command(self._command(fault, place), place, "")
             again.wait()
             commands.append(again)
             problems += leftovers(place, again)
-        problems += self._wrong_answers(place / "out.jsonl", fault)
+        problems += wrong_answers(place / "out.jsonl", reference, fault)
         if commands[-1].status != (1 if fault.action == "poison" else 0):
             problems.append(f"exit statuses {[one.status for one in commands]}")
         detection_s = commands[0].detection_s()
@@ -135,11 +143,24 @@ class FaultBench:
         (place / "tmp").mkdir(parents=True)
         return place
 
-    def _command(self, num_stages: int, scheduler: str, place: Path) -> list[str]:
+    def _reference(self, ranks: int) -> dict[str, Any]:
+        """The answers of a run without fault, with so many ranks a stage."""
+        with self._lock:
+            if ranks not in self._references:
+                fault = Fault("none", 2, "adaptive", 0, ranks=ranks)
+                place = self._place(f"reference-{ranks}")
+                command = _Command(self._command(fault, place), place, "")
+                assert command.wait() == 0, command.errors
+                self._references[ranks] = answers(place / "out.jsonl")
+                assert len(self._references[ranks]) == NUM_LINES
+            return self._references[ranks]
+
+    def _command(self, fault: Fault, place: Path) -> list[str]:
         return [
             *(sys.executable, "-m", "tdpipe.cli.main", "run-batch", "--device", "cpu"),
             *("-i", str(self._input), "-o", str(place / "out.jsonl"), "--model", str(self._model)),
-            *("-p", str(num_stages), "--scheduler", scheduler, "--kv-cache-memory", "160KiB"),
+            *("-p", str(fault.num_stages), "-t", str(fault.ranks)),
+            *("--scheduler", fault.scheduler, "--kv-cache-memory", f"{160 // fault.ranks}KiB"),
             *("--block-size", "8", "--max-model-len", "160", "--max-num-batched-tokens", "64"),
         ]
 
@@ -147,27 +168,16 @@ class FaultBench:
         """The command, hit by the fault, at its end."""
         injected = ""
         if fault.batch is not None:
-            injected = f"{fault.action} stage={fault.stage} batch={fault.batch}"
+            injected = f"{fault.action} {place_of(fault)} batch={fault.batch}"
         elif fault.action == "poison":
-            injected = f"{fault.how} stage={fault.stage} token={END}"
-        command = self._command(fault.num_stages, fault.scheduler, place)
+            injected = f"{fault.how} {place_of(fault)} token={END}"
+        command = self._command(fault, place)
         running = _Command(command, place, injected)
         if not injected:
             running.wait_for(fault)
             running.strike(fault)
         running.wait()
         return running
-
-    def _wrong_answers(self, path: Path, fault: Fault) -> list[str]:
-        found = answers(path)
-        problems = [] if len(found) == NUM_LINES else [f"{len(found)} lines are answered"]
-        for name, answer in self.reference.items():
-            if fault.action == "poison" and name == POISON:
-                if "given up" not in json.dumps(found.get(name)):
-                    problems.append(f"{name} was not given up: {found.get(name)}")
-            elif found.get(name) != answer:
-                problems.append(f"{name} differs: {found.get(name)}")
-        return problems
 
 
 class _Command:
@@ -214,7 +224,10 @@ class _Command:
         """Wait for the fault's moment, or the end of the run."""
         while self._process.poll() is None and fault.after_lines is not None:
             text = self._output.read_bytes() if self._output.exists() else b""
-            if text.count(b"\n") >= fault.after_lines and len(self.stages()) == fault.num_stages:
+            if (
+                text.count(b"\n") >= fault.after_lines
+                and len(self.stages()) == fault.num_stages * fault.ranks
+            ):
                 break
             time.sleep(0.005)
         time.sleep(fault.after_s)
@@ -222,7 +235,8 @@ class _Command:
     def strike(self, fault: Fault) -> None:
         """Do to the engine or a stage what the fault says, if it is still there."""
         stages = self.stages()
-        victim = stages[fault.stage] if fault.stage < len(stages) else None
+        number = fault.stage * fault.ranks + fault.rank
+        victim = stages[number] if number < len(stages) else None
         self._struck_s = time.monotonic()
         try:
             if fault.action in ("freeze", "engine-frozen") and victim is not None:
@@ -235,7 +249,7 @@ class _Command:
             pass
 
     def stages(self) -> list[psutil.Process]:
-        """The stage processes, in order of their start."""
+        """The stages' processes, in order of their start."""
         try:
             children = psutil.Process(self._process.pid).children()
         except psutil.NoSuchProcess:
@@ -246,13 +260,31 @@ class _Command:
         """From the fault to the engine's word of it; None where there was none of either."""
         told = [at for at, line in self._lines if line.startswith(FAULT)]
         struck_s = told[0] if told else self._struck_s
-        words = [at for at, line in self._lines if "stage" in line and " failed: " in line]
+        words = [at for at, line in self._lines if "stage" in line and " failed" in line]
         return words[0] - struck_s if struck_s is not None and words else None
 
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._lines.append((time.monotonic(), line.rstrip()))
+
+
+def place_of(fault: Fault) -> str:
+    """The process that is hit, as fault injection names it."""
+    return f"stage={fault.stage} rank={fault.rank}"
+
+
+def wrong_answers(path: Path, reference: dict[str, Any], fault: Fault) -> list[str]:
+    """What is missing or differs."""
+    found = answers(path)
+    problems = [] if len(found) == NUM_LINES else [f"{len(found)} lines are answered"]
+    for name, answer in reference.items():
+        if fault.action == "poison" and name == POISON:
+            if "given up" not in json.dumps(found.get(name)):
+                problems.append(f"{name} was not given up: {found.get(name)}")
+        elif found.get(name) != answer:
+            problems.append(f"{name} differs: {found.get(name)}")
+    return problems
 
 
 def is_stage(process: psutil.Process) -> bool:
