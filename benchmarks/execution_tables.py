@@ -1,8 +1,9 @@
 """Tables of the execution plane: where time goes, the floor, what int8 costs."""
 
+import json
 from statistics import median
 
-from result_record import cores_text
+from result_record import RESULTS, cores_text
 
 
 def breakdown(result: dict) -> str:
@@ -32,9 +33,11 @@ def limit(result: dict) -> str:
     name, stages = result["name"], result["settings"]["stages"]
     lines = ["| part of the floor | s of one core |", "|---|---|"]
     lines += [f"| {part} | {core_s:.1f} |" for part, core_s in result["core_s"].items()]
+    runs = recorded_runs(result["settings"]["requests"], name == "limit_int8")
     shares = "; ".join(
-        f"{run} {share:.0%} ({result['share_of_products'][run]:.0%} in matrix products alone)"
-        for run, share in result["share_of_floor"].items()
+        f"{run} {result['floor_s'] / seconds:.0%} ({result['floor_products_s'] / seconds:.0%} in "
+        "matrix products alone)"
+        for run, seconds in runs.items()
     )
     return "\n".join(lines) + (
         f"\n\nOver {stages} stages at least {result['floor_s']:.1f} s, "
@@ -54,6 +57,21 @@ def slow_link(result: dict) -> str:
         f"medians of output tokens/s, {cores_text(machine)} "
         "([slow_link.json](../benchmarks/results/slow_link.json))\n"
     )
+
+
+def recorded_runs(requests: int, int8: bool) -> dict[str, float]:
+    """Median seconds of each contender of results/peers.json, if it ran this workload."""
+    path = RESULTS / "peers.json"
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text())
+    if record["settings"]["requests"] != requests or record["settings"]["scale"] != 1.0:
+        return {}
+    return {
+        name: median(round_["seconds"] for round_ in entry["rounds"])
+        for name, entry in record["runs"].items()
+        if name.endswith("-int8") == int8
+    }
 
 
 def stage_memory(result: dict) -> str:

@@ -14,9 +14,7 @@ Writes benchmarks/results/limit.json (limit_int8.json) and prints a table.
 """
 
 import argparse
-import json
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one c
 import torch
 from torch import nn
 
-from result_record import RESULTS, write_result
+from execution_tables import recorded_runs
+from result_record import write_result
 from tdpipe.execution.models.model_source import load_config, resolve_model
 from tdpipe.execution.models.projection import Projection
 from workload_lognormal import WorkItem, make_workload
@@ -117,20 +116,6 @@ def floor(
     }
 
 
-def recorded_runs(requests: int) -> dict[str, float]:
-    """Median seconds of each contender of results/peers.json, if it ran this workload."""
-    path = RESULTS / "peers.json"
-    if not path.exists():
-        return {}
-    record = json.loads(path.read_text())
-    if record["settings"]["requests"] != requests or record["settings"]["scale"] != 1.0:
-        return {}
-    return {
-        name: statistics.median(round_["seconds"] for round_ in entry["rounds"])
-        for name, entry in record["runs"].items()
-    }
-
-
 def main() -> None:
     """Measure, compute, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -153,8 +138,6 @@ def main() -> None:
     parts = floor(workload, folder, rates, bytes_s)
     seconds_at_least = sum(parts.values()) / options.stages
     output_tokens = sum(item.output_tokens for item in workload)
-    runs = recorded_runs(options.requests)
-    ours = {name: took for name, took in runs.items() if name.endswith("-int8") == int8}
     figures: dict[str, Any] = {
         "rates": rates,
         "read_bytes_per_s": bytes_s,
@@ -162,21 +145,17 @@ def main() -> None:
         "floor_s": seconds_at_least,
         "floor_products_s": parts["matrix products"] / options.stages,
         "floor_output_tokens_per_s": output_tokens / seconds_at_least,
-        "share_of_floor": {name: seconds_at_least / took for name, took in ours.items()},
-        "share_of_products": {
-            name: parts["matrix products"] / options.stages / took for name, took in ours.items()
-        },
     }
     settings = {
         "requests": options.requests, "stages": options.stages,
         "quantization": options.quantization, "smoke": options.smoke,
     }  # fmt: skip
     write_result("limit_int8" if int8 else "limit", settings, figures, options.folder)
-    show(figures)
+    show(figures, recorded_runs(options.requests, int8))
 
 
-def show(figures: dict[str, Any]) -> None:
-    """Rates, floor and shares."""
+def show(figures: dict[str, Any], runs: dict[str, float]) -> None:
+    """Rates, floor, and its share of the seconds that runs took."""
     for name, of_shape in figures["rates"].items():
         cells = ", ".join(f"{count}: {rate / 1e9:.0f}" for count, rate in of_shape.items())
         print(f"{name:12} 10^9 operations/s by rows: {cells}")
@@ -187,8 +166,8 @@ def show(figures: dict[str, Any]) -> None:
         f"floor {figures['floor_s']:.1f} s, {figures['floor_output_tokens_per_s']:.0f} output "
         "tokens/s"
     )
-    for name, share in figures["share_of_floor"].items():
-        print(f"{name}: {share:.1%} of the floor")
+    for name, seconds in runs.items():
+        print(f"{name}: {figures['floor_s'] / seconds:.1%} of the floor")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """tdpipe doctor: facts, links that work, and links that do not."""
 
 import sys
+from dataclasses import replace
 
 from tdpipe.cli.main import main
+from tdpipe.config.links_file import load_links
+from tdpipe.cost.collectives import Link as LinkTimes
 from tdpipe.execution import link_check
-from tdpipe.execution.link_check import Link, LinkReport, check_links
+from tdpipe.execution.link_check import AllReduce, Link, LinkReport, check_links
 
 
 def test_links_of_three_ranks():
@@ -13,13 +16,29 @@ def test_links_of_three_ranks():
     assert [(link.source, link.target) for link in report.links] == [
         (a, b) for a in range(3) for b in range(3) if a != b
     ]
-    assert all(link.bytes_per_s > 1e6 and 0 < link.latency_s < 1 for link in report.links)
+    times = [*report.links, report.all_reduce]
+    assert all(one.bytes_per_s > 1e6 and 0 < one.latency_s < 1 for one in times)
+
+
+def test_profile_keeps_links(monkeypatch, tmp_path, capsys):
+    """What check_links finds, for plan and simulate."""
+    report = LinkReport("gloo", (Link(0, 1, 2e9, 1e-5), Link(1, 0, 1e9, 2e-5)))
+    path = tmp_path / "links.json"
+    monkeypatch.setattr(link_check, "check_links", lambda *_: report)
+    command = ["profile", "-t", "2", "--links", str(path)]
+    assert main(command) == 2 and "not all of them work" in capsys.readouterr().err
+    report = replace(report, all_reduce=AllReduce(5e-5, 3e8))
+    assert main(command) == 0 and "50 us a step + 0.30 GB/s" in capsys.readouterr().out
+    found = load_links(path)
+    assert found.num_ranks == 2 and found.link() == LinkTimes(1e9, 2e-5, 3e8, 5e-5)
+    assert main(["profile", "--links", str(path)]) == 2
+    assert "one rank has no links" in capsys.readouterr().err
 
 
 def test_report(capsys):
     assert main(["doctor", "--device", "cpu", "--time-out", "60"]) == 0
     shown = capsys.readouterr().out
-    for word in ("python", "memory", "torch", "gloo", "0 -> 1", "1 -> 0", "GB/s"):
+    for word in ("python", "memory", "torch", "gloo", "0 -> 1", "1 -> 0", "GB/s", "sum of all ok"):
         assert word in shown
 
 

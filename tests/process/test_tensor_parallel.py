@@ -60,6 +60,13 @@ def test_random_weights(tiny, alone, stages, ranks):
         assert answers(llm) == alone
 
 
+def test_through_sockets(tiny, alone, monkeypatch):
+    """As ranks on several machines, or on a processor that reorders its stores."""
+    monkeypatch.setenv("TDPIPE_RANK_SOCKETS", "1")
+    with LLM(tiny, tensor_parallel_size=3, kv_cache_memory="64MiB") as llm:
+        assert answers(llm) == alone
+
+
 def test_a_killed_rank(tiny, alone):
     """The first stage's second process."""
     with LLM(

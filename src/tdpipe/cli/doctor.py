@@ -38,7 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{pair:<12} ok      {speed}")
         else:
             print(f"{pair:<12} failed  {link.error}")
-    if report.all_work:
+    if report.all_reduce is not None:
+        rate_gb, step_us = report.all_reduce.bytes_per_s / 1e9, report.all_reduce.latency_s * 1e6
+        print(f"  sum of all ok      {rate_gb:.2f} GB/s, {step_us:.0f} us a step")
+    elif report.all_work:
+        print(f"  sum of all failed  no answer within {arguments.time_out:.0f} s")
+    if report.all_work and report.all_reduce is not None:
         return 0
     print("what to change:")
     for advice in report.advice():

@@ -3,10 +3,10 @@
 import argparse
 import json
 
-from tdpipe.cli.simulation_options import add_simulation_options, find_shape
+from tdpipe.cli.simulation_options import add_simulation_options, find_gpu, find_shape
 from tdpipe.cli.text_table import seconds_text, text_table
 from tdpipe.core.errors import CapacityError, ConfigError
-from tdpipe.cost.hardware_catalogue import GIB, find_device
+from tdpipe.cost.hardware_catalogue import GIB
 from tdpipe.simulation.layouts import check_num_devices, layout_name
 from tdpipe.simulation.plan import DEFAULT_SCHEDULERS, Basis, Plan, PlanQuestion
 from tdpipe.simulation.plan_reason import plan_name, reasons
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     first, last = device_counts(arguments.num_gpus)
     question = PlanQuestion(
         shape=find_shape(arguments.model),
-        device=find_device(arguments.gpu),
+        device=find_gpu(arguments),
         schedulers=schedulers_named(arguments.schedulers),
         workload=load_workload(arguments.workload, arguments.requests, arguments.seed),
         predictor=arguments.predictor,

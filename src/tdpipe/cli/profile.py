@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tdpipe.cost.profiled_cost import ProfiledCost
     from tdpipe.execution.stage_profiler import ProfileGrid
 
+# Ranks that do not answer by then are ended.
+LINKS_LIMIT_S = 120.0
 EXAMPLE = """\
 example, two stages with 16 and 14 layers:
   tdpipe profile --model smollm2-135m-instruct -p 2 --partition 16,14
@@ -23,6 +25,9 @@ example, two stages with 16 and 14 layers:
 The stages must have the machine to themselves while they are measured: less than a minute for a
 model of 135 M parameters on two cores. The profile is kept in the cache folder ($TDPIPE_CACHE), and
 in FILE if --output names one.
+
+the links between the ranks of 2 stages of 2, for `tdpipe plan --links`; no model is needed:
+  tdpipe profile -p 2 -t 2 --links links.json
 """
 
 
@@ -48,6 +53,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--kv-cache-memory", help="per stage, such as 512MiB", metavar="SIZE")
     parser.add_argument("--threads-per-stage", type=int, default=1, help="CPU cores a stage")
     parser.add_argument("--quick", action="store_true", help="fewer points, in seconds")
+    parser.add_argument(
+        "--links", help="measure what joins the ranks instead, and write it here", metavar="FILE"
+    )
     parser.add_argument("--output", help="write the profile here as well", metavar="FILE")
     parser.add_argument("--json", action="store_true", help="print the profile as JSON")
     parser.set_defaults(run=run)
@@ -55,6 +63,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, keep; returns the exit status."""
+    if arguments.links:
+        return _measure_links(arguments)
     from tdpipe.config.engine_config import EngineConfig
     from tdpipe.config.profile_file import profile_json, save_profile
     from tdpipe.core.errors import ConfigError
@@ -90,6 +100,35 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"measured in {took_s:.0f} s, loading included", file=human)
     for path in kept:
         print(f"profile      {path}", file=human)
+    return 0
+
+
+def _measure_links(arguments: argparse.Namespace) -> int:
+    from tdpipe.config.links_file import MeasuredLinks, PairTimes, save_links
+    from tdpipe.core.errors import ConfigError
+    from tdpipe.execution.link_check import check_links
+
+    num_ranks = arguments.pipeline_parallel_size * arguments.tensor_parallel_size
+    if num_ranks < 2:
+        raise ConfigError("ranks", num_ranks, "one rank has no links: set -p or -t")
+    report = check_links(num_ranks, LINKS_LIMIT_S, arguments.device)
+    if not report.all_work or report.all_reduce is None:
+        raise ConfigError("links", arguments.links, "not all of them work: see tdpipe doctor")
+    links = MeasuredLinks(
+        backend=report.backend,
+        num_ranks=num_ranks,
+        pairs=tuple(
+            PairTimes(one.source, one.target, one.bytes_per_s, one.latency_s)
+            for one in report.links
+        ),
+        all_reduce_latency_s=report.all_reduce.latency_s,
+        all_reduce_bytes_per_s=report.all_reduce.bytes_per_s,
+    )
+    save_links(Path(arguments.links), links)
+    link, latency_us = links.link(), 1e6 * links.all_reduce_latency_s
+    print(f"links        {links.backend}, {num_ranks} ranks, each to each; the slowest:")
+    print(f"  send       {link.latency_s * 1e6:.0f} us + {link.bytes_per_s / 1e9:.2f} GB/s")
+    print(f"  all-reduce {latency_us:.0f} us a step + {link.all_reduce_bytes_per_s / 1e9:.2f} GB/s")
     return 0
 
 

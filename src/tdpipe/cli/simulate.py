@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdpipe.cli.output_files import check_can_write, make_folder
-from tdpipe.cli.simulation_options import add_simulation_options, find_shape
+from tdpipe.cli.simulation_options import add_simulation_options, find_gpu, find_shape
 from tdpipe.cli.text_table import seconds_text, text_table
 from tdpipe.core.errors import CapacityError, ConfigError
 from tdpipe.core.tensor_shard import check_tensor_parallel
-from tdpipe.cost.hardware_catalogue import find_device
 from tdpipe.cost.placement import place
 from tdpipe.policies.scheduler_registry import TENSOR_PARALLEL
 from tdpipe.reporting.run_record import RunRecord
@@ -122,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _scenarios(arguments: argparse.Namespace) -> list[tuple[str, Scenario]]:
     """Each scheduler with the scenario that it runs."""
-    device, shape = find_device(arguments.gpu), find_shape(arguments.model)
+    device, shape = find_gpu(arguments), find_shape(arguments.model)
     names = schedulers_named(arguments.schedulers)
     num_stages, ranks = _layout(arguments)
     check_tensor_parallel(shape, ranks)

@@ -2,21 +2,37 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from tdpipe.config.links_file import load_links
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.model_shape import ModelShape
-from tdpipe.cost.hardware_catalogue import DEVICES
+from tdpipe.cost.hardware_catalogue import DEVICES, Device, find_device
 from tdpipe.cost.model_catalogue import MODELS, find_model
 from tdpipe.simulation.predictor_choice import PREDICTOR_NAMES
 from tdpipe.simulation.scenario import DEFAULT_REQUESTS
 from tdpipe.simulation.workload_models import WORKLOAD_MODELS
 
 
+def find_gpu(arguments: argparse.Namespace) -> Device:
+    """The device of --gpu, with the links of --links.
+
+    Raises:
+        ConfigError: there is no such device, or the links cannot be used.
+    """
+    device = find_device(arguments.gpu)
+    if arguments.links is None:
+        return device
+    return replace(device, link=load_links(Path(arguments.links)).link())
+
+
 def add_simulation_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name devices, model and workload."""
     add = parser.add_argument
     add("--gpu", required=True, help=f"one of {', '.join(DEVICES)}")
+    links = "what joins them, a file of `tdpipe profile --links` (default: the catalogue's)"
+    add("--links", help=links, metavar="FILE")
     models = f"{', '.join(MODELS)}; or a Hugging Face config.json or its folder"
     add("--model", required=True, help=f"one of {models}")
     workloads = f"{', '.join(WORKLOAD_MODELS)}; or a file of requests (CSV, JSON, JSONL)"

@@ -12,11 +12,13 @@ class Link:
         latency_s: of one message.
         all_reduce_bytes_per_s: bus bandwidth that a ring all-reduce reaches over all devices
             (volume moved by one rank over time, as nccl-tests reports it).
+        all_reduce_latency_s: of one step of it; None for that of a message.
     """
 
     bytes_per_s: float
     latency_s: float
     all_reduce_bytes_per_s: float
+    all_reduce_latency_s: float | None = None
 
 
 def transfer_time_s(link: Link, num_bytes: float) -> float:
@@ -32,4 +34,5 @@ def all_reduce_time_s(link: Link, num_ranks: int, num_bytes: float) -> float:
     if num_ranks == 1:
         return 0.0
     steps = 2 * (num_ranks - 1)
-    return steps * link.latency_s + steps / num_ranks * num_bytes / link.all_reduce_bytes_per_s
+    latency_s = link.latency_s if link.all_reduce_latency_s is None else link.all_reduce_latency_s
+    return steps * latency_s + steps / num_ranks * num_bytes / link.all_reduce_bytes_per_s

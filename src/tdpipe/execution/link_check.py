@@ -1,4 +1,4 @@
-"""Checks send and receive between each pair of ranks, as the stages will use them.
+"""Checks send and receive between each pair of ranks, and a sum over all, as stages will use them.
 
 Every rank is a process of its own, which the caller ends when the time is up: point-to-point
 between PCIe cards that hangs for ever is a known trouble, and must not hang the check.
@@ -15,6 +15,7 @@ from pathlib import Path
 SMALL_BYTES = 4
 LARGE_BYTES = 16 << 20
 ROUNDS = 5
+ALL_REDUCE = "all-reduce.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,20 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class AllReduce:
+    """A sum over all ranks: one step's latency, and the bus bandwidth of a large one."""
+
+    latency_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class LinkReport:
-    """All links, by source then target."""
+    """All links, by source then target; the sum over all ranks, None where it did not end."""
 
     backend: str
     links: tuple[Link, ...]
+    all_reduce: AllReduce | None = None
 
     @property
     def all_work(self) -> bool:
@@ -69,7 +79,9 @@ def check_links(num_ranks: int, limit_s: float, device: str = "auto") -> LinkRep
                 rank.wait()
         pairs = [(a, b) for a in range(num_ranks) for b in range(num_ranks) if a != b]
         links = tuple(_link(a, b, Path(folder), limit_s) for a, b in pairs)
-    return LinkReport(backend, links)
+        result = Path(folder) / ALL_REDUCE
+        found = AllReduce(**json.loads(result.read_text())) if result.exists() else None
+    return LinkReport(backend, links, found)
 
 
 def _backend(num_ranks: int, device: str) -> str:
@@ -120,10 +132,40 @@ def _run_rank(rank: int, num_ranks: int, backend: str, folder: Path) -> None:
             if source != target and rank in (source, target):
                 measured = _exchange(rank, source, target, device)
                 if rank == target:
-                    temporary = folder / f"{source}-{target}.tmp"
-                    temporary.write_text(json.dumps(measured))
-                    temporary.rename(folder / f"{source}-{target}.json")
+                    _write(folder / f"{source}-{target}.json", measured)
+    summed = _sum(num_ranks, device)
+    if rank == 0:
+        _write(folder / ALL_REDUCE, summed)
     dist.barrier()
+
+
+def _write(path: Path, measured: dict[str, object]) -> None:
+    """All of it or nothing: the caller may end this process at any time."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(measured))
+    temporary.rename(path)
+
+
+def _sum(num_ranks: int, device: object) -> dict[str, object]:
+    """Sums of a small tensor, then of a large one; every rank takes part."""
+    import torch
+    import torch.distributed as dist
+
+    steps = 2 * (num_ranks - 1)
+
+    def seconds(num_bytes: int) -> float:
+        numbers = torch.zeros(num_bytes // 4, device=torch.device(str(device)))
+        dist.all_reduce(numbers)
+        started_s = time.monotonic()
+        for _ in range(ROUNDS):
+            dist.all_reduce(numbers)
+        numbers[0].item()  # waits for the device
+        return (time.monotonic() - started_s) / ROUNDS
+
+    small_s, large_s = seconds(SMALL_BYTES), seconds(LARGE_BYTES)
+    moved = steps / num_ranks * LARGE_BYTES
+    rest_s = max(large_s - small_s, 1e-9)
+    return {"latency_s": small_s / steps, "bytes_per_s": moved / rest_s}
 
 
 def _exchange(rank: int, source: int, target: int, device: object) -> dict[str, object]:

@@ -1,0 +1,85 @@
+"""Measured links: what is written is read, what is damaged is refused, the slowest pair counts."""
+
+import json
+
+import pytest
+
+from tdpipe.cli.main import main
+from tdpipe.config.links_file import MeasuredLinks, PairTimes, load_links, save_links
+from tdpipe.core.errors import ConfigError
+from tdpipe.cost.collectives import all_reduce_time_s, transfer_time_s
+
+LINKS = MeasuredLinks(
+    "nccl", 2, (PairTimes(0, 1, 20e9, 1e-5), PairTimes(1, 0, 10e9, 3e-5)), 5e-5, 8e9
+)
+
+
+def test_a_file_of_links(tmp_path):
+    save_links(tmp_path / "links.json", LINKS)
+    assert load_links(tmp_path / "links.json") == LINKS
+    with pytest.raises(ConfigError, match="cannot be written"):
+        save_links(tmp_path / "none" / "links.json", LINKS)
+
+
+def test_the_slowest_pair_and_the_sum():
+    link = LINKS.link()
+    assert transfer_time_s(link, 10e9) == pytest.approx(1 + 3e-5)
+    # Four ranks: six steps, each with the latency of a sum's step; 6 / 4 of the volume.
+    assert all_reduce_time_s(link, 4, 8e9) == pytest.approx(6 * 5e-5 + 1.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tdpipe_links": 2},
+        {"num_ranks": 3},
+        {"pairs": []},
+        {"all_reduce_bytes_per_s": 0},
+        {"all_reduce_latency_s": -1e-6},
+        {"more": 1},
+    ],
+)
+def test_damaged_files(tmp_path, change):
+    path = tmp_path / "links.json"
+    save_links(path, LINKS)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ConfigError, match="make them with tdpipe profile --links"):
+        load_links(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_what_is_no_such_file(tmp_path, text):
+    path = tmp_path / "links.json"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_links(path)
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="not links of format 1"):
+        load_links(path)
+
+
+def test_a_simulation_over_measured_links(tmp_path, capsys):
+    """Sums over slow links slow tensor parallelism, and a pipeline hardly."""
+    path = tmp_path / "links.json"
+    slow = MeasuredLinks(
+        "gloo", 2, (PairTimes(0, 1, 1e8, 1e-3), PairTimes(1, 0, 1e8, 1e-3)), 1e-3, 1e8
+    )
+    save_links(path, slow)
+    command = ["simulate", "--gpu", "L20", "--model", "llama-3.1-8b", "--workload", "sharegpt"]
+    command += [
+        "--num-gpus",
+        "2",
+        "--requests",
+        "20",
+        "--schedulers",
+        "pp-hybrid,tp-hybrid",
+        "--json",
+    ]
+    makespans = []
+    for more in ([], ["--links", str(path)]):
+        assert main([*command, *more]) == 0
+        runs = json.loads(capsys.readouterr().out)["runs"]
+        makespans.append([run["makespan_s"] for run in runs])
+    (pp, tp), (slow_pp, slow_tp) = makespans
+    assert pp < slow_pp < 1.5 * pp and slow_tp > 4 * tp
+    assert main([*command, "--links", str(tmp_path / "none.json")]) == 2
+    assert "links=" in capsys.readouterr().err
