@@ -230,7 +230,7 @@ def simulated_vs_real(result: dict) -> str:
     ]
     layouts = ", ".join(
         f"{layout} of {','.join(map(str, layers))} layers"
-        for layout, layers in settings.get("partitions", {}).items()
+        for layout, layers in settings["partitions"].items()
     )
     return (
         f"{result['table']}\n\n{'; '.join(verdicts)}. {settings['requests']} requests, {layouts}, "
@@ -241,7 +241,7 @@ def simulated_vs_real(result: dict) -> str:
 def _faster_layout(found: dict) -> str:
     """The fastest of each layout, where there are two."""
     rows = found["schedulers"]
-    best = [(rows[name]["measured_tokens_per_s"], name) for name in found.get("best", {}).values()]
+    best = [(rows[name]["measured_tokens_per_s"], name) for name in found["best"].values()]
     if len(best) < 2:
         return ""
     fast, slow = max(best), min(best)
