@@ -9,6 +9,7 @@ from tdpipe.cli import plots
 from tdpipe.cli.main import main
 from tdpipe.cli.step_progress import StepProgress
 from tdpipe.cli.text_table import seconds_text, text_table
+from tdpipe.config.links_file import MeasuredLinks, PairTimes, save_links
 
 BASE = ["simulate", "--gpu", "A10", "--model", "llama-3.1-8b", "--workload", "sharegpt"]
 SMALL = [*BASE, "--requests", "40", "--num-gpus", "2"]
@@ -190,3 +191,31 @@ def test_progress_on_a_terminal(monkeypatch, capsys):
             progress.step("first")
             progress.step("[second]")
         assert "simulating" not in capsys.readouterr().err
+
+
+def test_a_simulation_over_measured_links(tmp_path, capsys):
+    """Sums over slow links slow tensor parallelism, and a pipeline hardly."""
+    path = tmp_path / "links.json"
+    slow = MeasuredLinks(
+        "gloo", 2, (PairTimes(0, 1, 1e8, 1e-3), PairTimes(1, 0, 1e8, 1e-3)), 1e-3, 1e8
+    )
+    save_links(path, slow)
+    command = ["simulate", "--gpu", "L20", "--model", "llama-3.1-8b", "--workload", "sharegpt"]
+    command += [
+        "--num-gpus",
+        "2",
+        "--requests",
+        "20",
+        "--schedulers",
+        "pp-hybrid,tp-hybrid",
+        "--json",
+    ]
+    makespans = []
+    for more in ([], ["--links", str(path)]):
+        assert main([*command, *more]) == 0
+        runs = json.loads(capsys.readouterr().out)["runs"]
+        makespans.append([run["makespan_s"] for run in runs])
+    (pp, tp), (slow_pp, slow_tp) = makespans
+    assert pp < slow_pp < 1.5 * pp and slow_tp > 4 * tp
+    assert main([*command, "--links", str(tmp_path / "none.json")]) == 2
+    assert "links=" in capsys.readouterr().err

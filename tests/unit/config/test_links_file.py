@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from tdpipe.cli.main import main
 from tdpipe.config.links_file import MeasuredLinks, PairTimes, load_links, save_links
 from tdpipe.core.errors import ConfigError
 from tdpipe.cost.collectives import all_reduce_time_s, transfer_time_s
@@ -55,31 +54,3 @@ def test_what_is_no_such_file(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match="not links of format 1"):
         load_links(path)
-
-
-def test_a_simulation_over_measured_links(tmp_path, capsys):
-    """Sums over slow links slow tensor parallelism, and a pipeline hardly."""
-    path = tmp_path / "links.json"
-    slow = MeasuredLinks(
-        "gloo", 2, (PairTimes(0, 1, 1e8, 1e-3), PairTimes(1, 0, 1e8, 1e-3)), 1e-3, 1e8
-    )
-    save_links(path, slow)
-    command = ["simulate", "--gpu", "L20", "--model", "llama-3.1-8b", "--workload", "sharegpt"]
-    command += [
-        "--num-gpus",
-        "2",
-        "--requests",
-        "20",
-        "--schedulers",
-        "pp-hybrid,tp-hybrid",
-        "--json",
-    ]
-    makespans = []
-    for more in ([], ["--links", str(path)]):
-        assert main([*command, *more]) == 0
-        runs = json.loads(capsys.readouterr().out)["runs"]
-        makespans.append([run["makespan_s"] for run in runs])
-    (pp, tp), (slow_pp, slow_tp) = makespans
-    assert pp < slow_pp < 1.5 * pp and slow_tp > 4 * tp
-    assert main([*command, "--links", str(tmp_path / "none.json")]) == 2
-    assert "links=" in capsys.readouterr().err
