@@ -2,7 +2,7 @@
 
 import torch
 
-from tdpipe.execution.models.projection import Projection, row_levels
+from tdpipe.execution.models.projection import Projection, weight_levels
 
 
 def make_projection(bias):
@@ -33,8 +33,8 @@ def test_int8_rounds_weights_and_rows():
         assert projection.quantize() == 40 * 48 + 40 * 4
         assert not hasattr(projection, "weight")
         # Rounded by hand: so many levels on either side of 0, for each row and each output.
-        levels = row_levels()
-        scale, row_scale = weight.abs().amax(1) / 127, x.abs().amax(1, keepdim=True) / levels
+        scale = weight.abs().amax(1) / weight_levels()
+        row_scale = x.abs().amax(1, keepdim=True) / 127
         rounded, rows = (weight / scale[:, None]).round(), (x / row_scale).round()
         by_hand = (rows @ rounded.T) * scale * row_scale
         got = projection(x) - (projection.bias if bias else 0)
@@ -44,8 +44,8 @@ def test_int8_rounds_weights_and_rows():
 
 @torch.inference_mode()
 def test_the_largest_numbers_are_multiplied_right():
-    """Where the processor's sums of two products are cut off at 16 bits, rows have fewer levels."""
-    assert row_levels() in (127, 63)
+    """Where sums of two products are cut off at 16 bits, weights have fewer levels."""
+    assert weight_levels() in (127, 63)
     projection = Projection(64, 64).requires_grad_(False)
     projection.weight.fill_(1.0)
     projection.quantize()

@@ -15,8 +15,8 @@ from tdpipe.execution.row_kernels import quantize_rows
 
 # oneDNN chooses the layout for a number of rows; that of a decode batch serves all others as well.
 TYPICAL_ROWS = 32
-# Weights are rounded to -127 .. 127.
-WEIGHT_LEVELS = 127
+# Rows are quantized to whole numbers from -127 to 127, held as unsigned ones around 128.
+LEVELS, ZERO_POINT = 127, 128
 
 
 class Projection(nn.Module):
@@ -40,7 +40,7 @@ class Projection(nn.Module):
     def quantize(self) -> int:
         """Round a float32 weight on CPU to int8, a scale for each output; returns its bytes."""
         weight = self.weight.detach()
-        scales = (weight.abs().amax(dim=1) / WEIGHT_LEVELS).clamp_min(
+        scales = (weight.abs().amax(dim=1) / weight_levels()).clamp_min(
             torch.finfo(torch.float32).tiny
         )
         rounded = (weight / scales[:, None]).round_().to(torch.int8)
@@ -63,35 +63,35 @@ class Projection(nn.Module):
 
     def _forward_int8(self, x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
         """Each row is scaled to -1 .. 1 by itself: what others are in the batch changes nothing."""
-        levels = row_levels()
         rows, largest = torch.empty(x.shape, dtype=torch.uint8), torch.empty(len(x), 1)
-        quantize_rows(x.numpy(), levels, levels + 1, rows.numpy(), largest.numpy())
-        product = _multiply(rows, levels, weight, scales, zeros)
+        quantize_rows(x.numpy(), LEVELS, ZERO_POINT, rows.numpy(), largest.numpy())
+        product = _multiply(rows, weight, scales, zeros)
         product.mul_(largest)
         return product if self.bias is None else product.add_(self.bias)
 
 
 @cache
-def row_levels() -> int:
-    """Rows are rounded to -levels .. levels, held as unsigned numbers around levels + 1.
+def weight_levels() -> int:
+    """Weights are rounded to -levels .. levels.
 
     127; or 63 where the processor adds two products in 16 bits, which cannot hold those of larger
-    numbers (x86 before VNNI). oneDNN does not tell, so it is tried.
+    weights with full rows (x86 before VNNI). oneDNN does not tell, so it is tried. Rows keep their
+    levels: they hold numbers of more unlike sizes than a weight's output channel does.
     """
-    size, largest = 64, 2 * WEIGHT_LEVELS + 1
-    weights = torch.full((size, size), WEIGHT_LEVELS, dtype=torch.int8)
-    rows = torch.full((size, size), largest, dtype=torch.uint8)
+    size = 64
+    weights = torch.full((size, size), LEVELS, dtype=torch.int8)
+    rows = torch.full((size, size), LEVELS + ZERO_POINT, dtype=torch.uint8)
     packed = torch.ops.onednn.qlinear_prepack(weights, None)
-    scales, zeros = torch.full((size,), 1 / WEIGHT_LEVELS), torch.zeros(size, dtype=torch.int64)
-    got = _multiply(rows, WEIGHT_LEVELS, packed, scales, zeros)
+    scales, zeros = torch.full((size,), 1 / LEVELS), torch.zeros(size, dtype=torch.int64)
+    got = _multiply(rows, packed, scales, zeros)
     is_exact = bool(torch.allclose(got, torch.full_like(got, float(size))))
-    return WEIGHT_LEVELS if is_exact else WEIGHT_LEVELS // 2
+    return LEVELS if is_exact else LEVELS // 2
 
 
-def _multiply(rows: Tensor, levels: int, weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
-    """Rows, as quantized to `levels`, times weights with a scale for each output."""
+def _multiply(rows: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+    """Quantized rows times weights with a scale for each output."""
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        rows, 1 / levels, levels + 1, weight, scales, zeros, None, 1.0, 0, torch.float32,
+        rows, 1 / LEVELS, ZERO_POINT, weight, scales, zeros, None, 1.0, 0, torch.float32,
         "none", [], "",
     )  # fmt: skip
     return product
