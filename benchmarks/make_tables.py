@@ -157,15 +157,15 @@ def plan_check(result: dict) -> str:
             )
         )  # fmt: skip
     columns = (
-        "node", "model", "workload", "plan's pick", "best", "pick's time / best", "planned in, of a core",
-        "simulated", "could not win",
+        "node", "model", "workload", "plan's pick", "best", "pick's time / best",
+        "planned in, of a core", "simulated", "could not win",
     )  # fmt: skip
-    machine = result["machine"]
+    longest_s = max(cell["plan_cpu_s"] for cell in result["cells"])
     return (
         f"{_rows(columns, rows)}\n"
         f"The largest ratio is {result['largest_ratio']:.3f}; `plan` took at most "
-        f"{max(cell['plan_cpu_s'] for cell in result['cells']):.0f} s of a core, {result['settings']['processes']} cells at a time on "
-        f"{cores_text(machine)}.\n"
+        f"{longest_s:.0f} s of a core, {result['settings']['processes']} cells at a time on "
+        f"{cores_text(result['machine'])}.\n"
     )
 
 
