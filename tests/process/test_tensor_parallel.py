@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -68,17 +69,19 @@ def test_through_sockets(tiny, alone, monkeypatch):
 
 
 def test_a_killed_rank(tiny, alone):
-    """The first stage's second process."""
+    """The first stage's second process, while requests decode: the first of them is short."""
+    params = [replace(PARAMS, max_tokens=4), *[PARAMS] * (len(PROMPTS) - 1)]
     with LLM(
         tiny, pipeline_parallel_size=2, tensor_parallel_size=2, kv_cache_memory="64MiB"
     ) as llm:
-        llm.wait_until_ready()
+        results = llm.generate_iter(PROMPTS, params)
+        first = next(results)
         old = llm.pids
-        results = llm.generate_iter(PROMPTS, PARAMS)
         os.kill(old[1], signal.SIGKILL)
-        found = {output.index: output.outputs[0].token_ids for output in results}
-        assert [found[i] for i in range(len(PROMPTS))] == alone
-        assert not set(llm.pids) & set(old)
+        found = {output.index: output.outputs[0].token_ids for output in [first, *results]}
+        assert first.index == 0 and found[0] == alone[0][:4]
+        assert [found[i] for i in range(1, len(PROMPTS))] == alone[1:]
+        assert llm.summary().num_restarts == 1 and not set(llm.pids) & set(old)
 
 
 def test_more_ranks_than_heads(tiny):

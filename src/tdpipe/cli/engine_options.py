@@ -34,7 +34,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--quantization", help=f"of the weights, on CPU: {', '.join(QUANTIZATIONS)} (default none)"
     )
     group.add_argument("--device", help=f"one of {', '.join(DEVICES)}")
-    group.add_argument("--kv-cache-memory", help="per stage, such as 512MiB", metavar="SIZE")
+    group.add_argument("--kv-cache-memory", help="per process, such as 512MiB", metavar="SIZE")
     group.add_argument(
         "--gpu-memory-utilization", type=float, help="share of each card (default 0.9)"
     )
@@ -55,7 +55,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="compute what prompts begin with in common once (default on)",
     )
-    group.add_argument("--threads-per-stage", type=int, help="CPU cores a stage (default 1)")
+    group.add_argument("--threads-per-stage", type=int, help="CPU cores a process (default 1)")
     group.add_argument(
         "--max-restarts", type=int, help="times a run survives failed stages (default 3)"
     )

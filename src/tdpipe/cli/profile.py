@@ -50,8 +50,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--dtype", default="auto", help=f"one of {', '.join(DTYPES)}")
     parser.add_argument("--quantization", help=f"of the weights: {', '.join(QUANTIZATIONS)}")
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
-    parser.add_argument("--kv-cache-memory", help="per stage, such as 512MiB", metavar="SIZE")
-    parser.add_argument("--threads-per-stage", type=int, default=1, help="CPU cores a stage")
+    parser.add_argument("--kv-cache-memory", help="per process, such as 512MiB", metavar="SIZE")
+    parser.add_argument("--threads-per-stage", type=int, default=1, help="CPU cores a process")
     parser.add_argument("--quick", action="store_true", help="fewer points, in seconds")
     parser.add_argument(
         "--links", help="measure what joins the ranks instead, and write it here", metavar="FILE"

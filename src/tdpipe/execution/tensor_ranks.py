@@ -63,14 +63,12 @@ class TensorRanks:
         return taken
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of all ranks' x, which x becomes; the same to the last bit on all."""
+        """The sum of all ranks' x, which x becomes; bit by bit the same where memory is shared."""
         if self.size == 1:
             return x
         with self._counted("the other ranks of the stage"):
             if self._shares_memory(x):
-                assert self._board is not None
-                for part in torch.split(x.view(-1), CAPACITY):
-                    first, second, *rest = self._board.show(part)
+                for part, (first, second, *rest) in self._shown(x):
                     torch.add(first, second, out=part)
                     for one in rest:
                         part += one
@@ -84,9 +82,7 @@ class TensorRanks:
             return x
         with self._counted("the first rank of the stage"):
             if self._shares_memory(x):
-                assert self._board is not None
-                for part in torch.split(x.view(-1), CAPACITY):
-                    shown = self._board.show(part)
+                for part, shown in self._shown(x):
                     if not self.is_first:
                         part.copy_(shown[0])
             else:
@@ -116,6 +112,12 @@ class TensorRanks:
     def _whole_rows(self, parts: list[Tensor]) -> Tensor:
         widths = [shard.vocab.size for shard in self._shards]
         return torch.cat([part[:, :n] for part, n in zip(parts, widths, strict=True)], dim=1)
+
+    def _shown(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """x in parts, each with what all ranks have in its place, [ranks, numbers]."""
+        assert self._board is not None
+        for part in torch.split(x.view(-1), CAPACITY):
+            yield part, self._board.show(part)
 
     def _shares_memory(self, x: Tensor) -> bool:
         return self._board is not None and x.dtype == torch.float32
