@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -38,7 +39,7 @@ def main() -> None:
     config = resolve_model("smollm2-135m-instruct").config
     ranks = TensorRanks(tensor_shards(config.shape(), 2), rank)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    ranks.meet(0, 1, torch.device("cpu"), f"{folder}/meeting")
+    ranks.meet(0, 1, torch.device("cpu"), Path(folder))
 
     def round_trip(x: torch.Tensor) -> None:
         for sender in (0, 1):

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tdpipe.config.engine_config import DEVICES, DTYPES, QUANTIZATIONS, EngineConfig
+from tdpipe.config.engine_config import BACKENDS, DEVICES, DTYPES, QUANTIZATIONS, EngineConfig
 from tdpipe.policies.scheduler_registry import SCHEDULERS, TENSOR_PARALLEL
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -60,7 +60,31 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--max-restarts", type=int, help="times a run survives failed stages (default 3)"
     )
     group.add_argument("--engine-seed", type=int, help="seed of requests without one (default 0)")
+    _add_places(group)
     group.add_argument("--timeline", help="write a Chrome/Perfetto trace here", metavar="FILE")
+
+
+def _add_places(group: "argparse._ArgumentGroup") -> None:
+    """Where the processes run."""
+    group.add_argument(
+        "--backend",
+        "--distributed-executor-backend",
+        dest="distributed_executor_backend",
+        help=f"where the stages run, one of {', '.join(BACKENDS)}: this machine (default), a Ray "
+        "cluster's nodes",
+    )
+    group.add_argument(
+        "--address",
+        "--ray-address",
+        dest="ray_address",
+        help="of the Ray cluster: auto for the running one, or HOST:PORT",
+    )
+    group.add_argument(
+        "--control-port",
+        type=int,
+        help="with ray, the first port for stages to reach the engine at (default: any)",
+        metavar="PORT",
+    )
 
 
 def engine_settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from tdpipe.prediction.online import OnlinePredictor
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 QUANTIZATIONS = ("int8",)
+HIGHEST_PORT = 65535
+BACKENDS = ("mp", "ray")
 PREDICTOR_SUFFIX = ".safetensors"
 
 
@@ -45,6 +47,12 @@ class EngineConfig:
         max_num_batched_tokens: tokens of several prompts in a batch, at most.
         enable_prefix_caching: compute blocks of tokens that several prompts begin with once.
         threads_per_stage: CPU cores of each process, when the device is the CPU.
+        distributed_executor_backend: where the processes run: mp on this machine, ray on the nodes
+            of a Ray cluster, all ranks of a stage on one.
+        ray_address: of the cluster: auto for the running one, HOST:PORT, or None: as RAY_ADDRESS
+            says, else the running one, else one that is started on this machine.
+        control_port: with ray, the first of 1 + P x T ports on which the engine listens to the
+            stages, to them alone; 0 takes free ones.
         max_restarts: how often in a run failed stages are started again; 0 ends the run at once.
         seed: from which the requests that set no seed of their own get theirs.
 
@@ -69,6 +77,9 @@ class EngineConfig:
     max_num_batched_tokens: int = 2048
     enable_prefix_caching: bool = True
     threads_per_stage: int = 1
+    distributed_executor_backend: str = "mp"
+    ray_address: str | None = None
+    control_port: int = 0
     max_restarts: int = 3
     seed: int = 0
 
@@ -85,6 +96,7 @@ class EngineConfig:
         ):
             _require_count(name, getattr(self, name))
         _require_count("max_restarts", self.max_restarts, least=0)
+        _require_count("control_port", self.control_port, least=0)
         if self.max_model_len is not None:
             _require_count("max_model_len", self.max_model_len, least=2)
         _require_choice("scheduler", self.scheduler, (*SCHEDULERS, *TENSOR_PARALLEL))
@@ -95,6 +107,7 @@ class EngineConfig:
             raise ConfigError("scheduler", self.scheduler, fix)
         _require_choice("dtype", self.dtype, DTYPES)
         _require_choice("device", self.device, DEVICES)
+        self._check_backend()
         if self.quantization is not None:
             _require_choice("quantization", self.quantization, QUANTIZATIONS)
         if not isinstance(self.enable_prefix_caching, bool):
@@ -108,6 +121,18 @@ class EngineConfig:
         self.kv_bytes()
         self.layers()
         self.predictor()
+
+    def _check_backend(self) -> None:
+        backend = self.distributed_executor_backend
+        _require_choice("distributed_executor_backend", backend, BACKENDS)
+        for name in ("ray_address", "control_port"):
+            if getattr(self, name) and backend != "ray":
+                fix = "it is for distributed_executor_backend='ray': set that too, or leave it out"
+                raise ConfigError(name, getattr(self, name), fix)
+        last = self.control_port + self.pipeline_parallel_size * self.tensor_parallel_size
+        if last > HIGHEST_PORT:
+            fix = f"the last port would be {last}: use one that leaves room below {HIGHEST_PORT}"
+            raise ConfigError("control_port", self.control_port, fix)
 
     def kv_bytes(self) -> int | None:
         """`kv_cache_memory` in bytes."""

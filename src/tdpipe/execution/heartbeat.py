@@ -4,7 +4,8 @@ import threading
 
 import zmq
 
-from tdpipe.execution.wire import Alive, encode
+from tdpipe.execution.control_socket import connect
+from tdpipe.execution.wire import Alive, StageSpec, encode
 
 INTERVAL_S = 1.0
 # Heartbeats that may wait for an engine that does not look; more would say nothing new.
@@ -14,11 +15,9 @@ MOST_WAITING = 4
 class Heartbeat:
     """Beats from now on until `stop`, on a socket of its own: zmq sockets are for one thread."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, rank: int) -> None:
-        self._socket = context.socket(zmq.PUSH)
-        self._socket.set_hwm(MOST_WAITING)
-        self._socket.connect(address)
-        self._message = encode(Alive(rank))
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", spec: StageSpec) -> None:
+        self._socket = connect(context, zmq.PUSH, spec.engine_address, spec.keys, MOST_WAITING)
+        self._message = encode(Alive(spec.rank))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()

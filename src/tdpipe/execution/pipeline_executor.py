@@ -10,13 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 
 from tdpipe.core.batch_plan import BatchPlan, BatchResult
-from tdpipe.core.errors import FaultKind, StageFailed
+from tdpipe.core.errors import ConfigError, FaultKind, StageFailed
 from tdpipe.execution.stage_connection import StageConnection
+from tdpipe.execution.stage_site import StageLauncher, StageSite
 from tdpipe.execution.stage_watch import StageWatch
 from tdpipe.execution.wire import (
     Alive,
@@ -45,13 +46,11 @@ START_LIMIT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class PipelineSpec:
-    """A pipeline to start: `layers` per stage; one device and set of cores for each rank."""
+    """A pipeline to start: `layers` per stage."""
 
     model_folder: Path
     layers: tuple[int, ...]
     dtype: str
-    devices: tuple[str, ...]
-    cores: tuple[tuple[int, ...], ...]
     block_size: int
     max_model_len: int
     memory_utilization: float = 0.9
@@ -64,28 +63,38 @@ class PipelineExecutor:
     """Starts the stages at once and returns; `loaded` and `allocate` wait for them.
 
     Args:
+        launcher: says where the processes run; it is closed with the executor.
         expected_s: seconds that a batch may take on the slowest stage, by the cost model; a batch
             that takes many times longer is overdue. Without it none is while its stage computes.
 
     Raises (all methods):
         StageFailed: a stage raised, ended, or no longer works; call `restart` or `close` then.
+        ConfigError: (when made) there is no place for the processes.
     """
 
     _connection: StageConnection
     _watch: StageWatch
 
     def __init__(
-        self, spec: PipelineSpec, expected_s: Callable[[BatchPlan], float] = lambda plan: inf
+        self,
+        spec: PipelineSpec,
+        launcher: StageLauncher,
+        expected_s: Callable[[BatchPlan], float] = lambda plan: inf,
     ) -> None:
         self.num_stages = len(spec.layers)
         self._num_ranks = self.num_stages * spec.tensor_parallel_size
         self.depth = self.num_stages + 1
         self.spans = SpanColumns()
         self._spec = spec
+        self._launcher = launcher
         self._expected_s = expected_s
         self._num_blocks = 0
         self._looked_s = 0.0
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            launcher.close()
+            raise
 
     # ---- start
 
@@ -99,7 +108,7 @@ class PipelineExecutor:
         self._num_blocks = num_blocks
         self._connection.broadcast(Allocate(num_blocks))
         self._gather(Ready)
-        self._connection.remove_folder()
+        self._connection.all_connected()
         self._watch.is_ready = True
 
     def restart(self) -> None:
@@ -108,7 +117,10 @@ class PipelineExecutor:
         What was on its way is lost; `spans` stay.
         """
         self._connection.close(at_once=True)
-        self._start()
+        try:
+            self._start()
+        except ConfigError as error:  # there was a place before
+            raise StageFailed(0, f"no place to start again: {error}") from error
         self.loaded()
         self.allocate(self._num_blocks)
 
@@ -171,6 +183,7 @@ class PipelineExecutor:
 
     def close(self) -> None:
         self._connection.close(at_once=self._has_failed)
+        self._launcher.close()
 
     # ---- messages
 
@@ -180,7 +193,9 @@ class PipelineExecutor:
         stage, tensor_rank = divmod(done.rank, self._spec.tensor_parallel_size)
         if tensor_rank > 0:
             return
-        span = StageSpan(stage, done.batch_id, done.start_s, done.end_s, done.collective_s)
+        ahead_s = self._connection.clock_ahead_s(done.rank)
+        start_s, end_s = done.start_s - ahead_s, done.end_s - ahead_s
+        span = StageSpan(stage, done.batch_id, start_s, end_s, done.collective_s)
         self.spans.append(span)
         if stage == self.num_stages - 1:
             expected = self._in_flight.popleft()
@@ -247,12 +262,14 @@ class PipelineExecutor:
         self._reports_due = 0  # every process reports every batch, the last stage perhaps first
         self._results: deque[BatchResult] = deque()
         self._has_failed = False
-        on_cpu = all(device == "cpu" for device in self._spec.devices)
+        self._connection = StageConnection(self._launcher, self._num_ranks, self._stage_specs)
+
+    def _stage_specs(
+        self, site: StageSite, engine_address: str, rank_addresses: list[str]
+    ) -> list[StageSpec]:
+        on_cpu = all(seat.device == "cpu" for seat in site.seats)
         ranks = self._spec.tensor_parallel_size
         self._watch = StageWatch(self.num_stages, CPU_IDLE_S if on_cpu else CARD_IDLE_S, ranks)
-        self._connection = StageConnection(self._num_ranks, self._stage_specs)
-
-    def _stage_specs(self, folder: Path) -> list[StageSpec]:
         spec = self._spec
         ends = [sum(spec.layers[: stage + 1]) for stage in range(self.num_stages)]
         places = [divmod(rank, spec.tensor_parallel_size) for rank in range(self._num_ranks)]
@@ -264,14 +281,14 @@ class PipelineExecutor:
                 first_layer=ends[stage] - spec.layers[stage],
                 end_layer=ends[stage],
                 dtype=spec.dtype,
-                device=spec.devices[rank],
-                cores=spec.cores[rank],
+                **asdict(site.seats[rank]),
                 block_size=spec.block_size,
                 max_model_len=spec.max_model_len,
                 memory_utilization=spec.memory_utilization,
-                engine_address=f"ipc://{folder / 'engine'}",
-                stage_address=f"ipc://{folder / f'rank{rank}'}",
-                rendezvous=str(folder / "rendezvous"),
+                engine_address=engine_address,
+                stage_address=rank_addresses[rank],
+                rendezvous=site.rendezvous,
+                keys=site.keys,
                 length_predictor=str(spec.length_predictor or ""),
                 quantization=spec.quantization,
                 tensor_rank=tensor_rank,

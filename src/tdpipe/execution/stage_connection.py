@@ -1,18 +1,19 @@
-"""One start of the stage processes: their folder, sockets and messages. A restart makes a new one.
+"""One start of the stage processes: their sockets and messages. A restart makes a new one.
 
-Nothing of an earlier start can come through: it had other sockets, in another folder.
+Nothing of an earlier start can come through: it had other sockets, at another site.
 """
 
 import contextlib
-import tempfile
+import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+import msgspec
 import zmq
 
 from tdpipe.core.errors import FaultKind, StageFailed
-from tdpipe.execution.stage_launcher import StageProcesses
+from tdpipe.execution.control_socket import Socket
+from tdpipe.execution.stage_site import StageLauncher, StageSite
 from tdpipe.execution.stage_watch import Vitals
 from tdpipe.execution.wire import (
     Failed,
@@ -24,51 +25,71 @@ from tdpipe.execution.wire import (
     encode,
 )
 
+log = logging.getLogger("tdpipe")
+
 # After the first sign of a fault others may tell more of it: a neighbour's broken link comes
 # before the end of the process that broke it, and that before its last words.
 LAST_WORDS_S = 0.2
 BROKEN_LINK_S = 1.0
 FAULTS_BY_WORTH = list(FaultKind)
 
+# What decoding raises; text that is not UTF-8 is a ValueError, lists in lists a RecursionError.
+NO_MESSAGE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+# Made of where each process is, the engine's address, and that of each rank's own socket.
+MakeSpecs = Callable[[StageSite, str, list[str]], list[StageSpec]]
+
 
 class StageConnection:
     """Stage processes and the sockets to them.
 
     Args:
+        launcher: opens the site where they run.
         num_ranks: how many; their sockets are bound before the processes start.
-        specs: their specifications in order of ranks, given the folder of the sockets.
+        specs: makes their specifications, in order of ranks.
 
     `late` are the messages that came while a fault was looked into, in order.
+
+    Raises:
+        ConfigError: there is no place for them.
     """
 
-    def __init__(self, num_ranks: int, specs: Callable[[Path], list[StageSpec]]) -> None:
-        # Mode 0700: the sockets in it are nobody else's.
-        self._temporary = tempfile.TemporaryDirectory(prefix="tdpipe-", ignore_cleanup_errors=True)
-        self._folder = Path(self._temporary.name)
+    def __init__(self, launcher: StageLauncher, num_ranks: int, specs: MakeSpecs) -> None:
         self._context = zmq.Context()
-        self._is_closed = False
+        self._sockets: list[Socket] = []
+        self._is_closed = self._has_warned = False
         self.late: list[FromStage] = []
         try:
-            self._from_stages = self._bind(zmq.PULL, "engine")
-            self._to_stages = [self._bind(zmq.PUSH, f"rank{i}") for i in range(num_ranks)]
-            self._specs = specs(self._folder)
-            self._processes = StageProcesses(self._specs, self._folder)
+            self._site = launcher.open(self._context)
         except BaseException:
             self._context.destroy(linger=0)
-            self._temporary.cleanup()
+            raise
+        try:
+            engine = self._bind(zmq.PULL)
+            ranks = [self._bind(zmq.PUSH) for _ in range(num_ranks)]
+            self._from_stages, *self._to_stages = self._sockets
+            self._specs = specs(self._site, engine, ranks)
+            self._site.launch(self._specs)
+        except BaseException:
+            self._site.end(at_once=True)
+            self._free()
             raise
 
     @property
     def pids(self) -> list[int]:
-        return self._processes.pids
+        return self._site.pids
 
-    def remove_folder(self) -> None:
-        """Leave nothing behind, however the engine ends; once all are connected nobody needs it."""
-        self._temporary.cleanup()
+    def all_connected(self) -> None:
+        """Remove what was there to find the engine; once all are connected nobody needs it."""
+        self._site.all_connected()
 
     def vitals(self) -> list[Vitals]:
         """What the system says of each stage's process."""
-        return self._processes.vitals()
+        return self._site.vitals()
+
+    def clock_ahead_s(self, rank: int) -> float:
+        """How far the clock of a process is ahead of the engine's."""
+        return self._site.clock_ahead_s(rank)
 
     # ---- messages
 
@@ -86,7 +107,7 @@ class StageConnection:
         """The next message, or None after limit_s. Raises StageFailed for what a stage reports."""
         if not self._from_stages.poll(round(limit_s * 1000)):
             return None
-        message: FromStage = decode_from_stage(self._from_stages.recv())
+        message = self._next_message()
         if isinstance(message, Failed):
             raise self._explained([self._failure(message)])
         return message
@@ -97,7 +118,7 @@ class StageConnection:
 
     def check(self) -> None:
         """Raises StageFailed when a stage has ended."""
-        ended = self._processes.ended()
+        ended = self._site.ended()
         if ended:
             raise self._explained(ended)
 
@@ -106,25 +127,39 @@ class StageConnection:
         if self._is_closed:
             return
         self._is_closed = True
-        self.remove_folder()  # first: told to stop, stages no longer do it
-        if at_once:
-            self._processes.kill()
-        else:
+        if not at_once:
             with contextlib.suppress(StageFailed):
                 self.broadcast(Stop())
-            self._processes.end()
-        # One by one: when the interpreter shuts down the context has lost track of its sockets,
-        # and would wait for ever for those that are open.
-        for socket in (self._from_stages, *self._to_stages):
-            socket.close(linger=0)
-        self._context.term()
+        self._site.end(at_once)
+        self._free()
 
     # ---- details
 
-    def _bind(self, kind: int, name: str) -> "zmq.Socket[bytes]":
+    def _bind(self, kind: int) -> str:
         socket = self._context.socket(kind)
-        socket.bind(f"ipc://{self._folder / name}")
-        return socket
+        self._sockets.append(socket)
+        return self._site.bind(socket, len(self._sockets) - 1)
+
+    def _free(self) -> None:
+        # One by one: when the interpreter shuts down the context has lost track of its sockets,
+        # and would wait for ever for those that are open.
+        for socket in self._sockets:
+            socket.close(linger=0)
+        self._site.close()
+        self._context.term()
+
+    def _next_message(self) -> FromStage | None:
+        """A message that waits; None for one that no stage of this pipeline would send."""
+        try:
+            message: FromStage = decode_from_stage(self._from_stages.recv())
+            if not 0 <= message.rank < len(self._specs):
+                raise msgspec.ValidationError(f"rank {message.rank} is none of this pipeline's")
+        except NO_MESSAGE as error:
+            if not self._has_warned:
+                self._has_warned = True
+                log.warning("a message to the engine that is none is left out (%s)", error)
+            return None
+        return message
 
     def _explained(self, found: list[StageFailed]) -> StageFailed:
         """Of all signs of a fault that come in a moment, the one that tells most."""
@@ -135,12 +170,12 @@ class StageConnection:
             if left_s <= 0:
                 break
             if self._from_stages.poll(min(50, round(left_s * 1000) + 1)):
-                message = decode_from_stage(self._from_stages.recv())
+                message = self._next_message()
                 if isinstance(message, Failed):
                     found.append(self._failure(message))
-                else:
+                elif message is not None:
                     self.late.append(message)
-            found += self._processes.ended()
+            found += self._site.ended()
         return best
 
     def _failure(self, message: Failed) -> StageFailed:

@@ -60,7 +60,7 @@ class StageSession:
         self.batch_id: int | None = None
         self._strike = fault_for(spec.stage, spec.tensor_rank)
         if self.device.type == "cpu":
-            torch.set_num_threads(max(1, len(spec.cores)))
+            torch.set_num_threads(spec.threads)
         else:
             torch.cuda.set_device(self.device)
 

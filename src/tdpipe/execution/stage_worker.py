@@ -33,27 +33,29 @@ def main() -> None:
     if spec.cores:
         os.sched_setaffinity(0, spec.cores)
     # The thread count must be in the environment before torch and numpy are imported.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, len(spec.cores)))
+    os.environ["OMP_NUM_THREADS"] = str(spec.threads)
     if spec.device == "cpu":
         # oneDNN keeps compiled code for each number of rows that it has multiplied, 0.3 MiB and
         # more each. A batch uses five; the default of a thousand saves no time.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         os.environ.setdefault("LRU_CACHE_CAPACITY", "64")  # torch's own, of the same
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface())
+    interface = spec.interface or loopback_interface()
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if spec.interface:
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     _run(spec)
 
 
 def _run(spec: StageSpec) -> None:
     import zmq
 
+    from tdpipe.execution.control_socket import connect
     from tdpipe.execution.heartbeat import Heartbeat
 
     context = zmq.Context()
-    to_engine = context.socket(zmq.PUSH)
-    to_engine.connect(spec.engine_address)
-    from_engine = context.socket(zmq.PULL)
-    from_engine.connect(spec.stage_address)
-    heartbeat = Heartbeat(context, spec.engine_address, spec.rank)
+    to_engine = connect(context, zmq.PUSH, spec.engine_address, spec.keys)
+    from_engine = connect(context, zmq.PULL, spec.stage_address, spec.keys)
+    heartbeat = Heartbeat(context, spec)
     session: StageSession | None = None
     status = 0
     try:

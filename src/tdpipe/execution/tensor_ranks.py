@@ -37,17 +37,16 @@ class TensorRanks:
         self._board: SharedBoard | None = None
         self._seconds = 0.0
 
-    def meet(self, stage: int, num_stages: int, device: torch.device, rendezvous: str) -> None:
+    def meet(self, stage: int, num_stages: int, device: torch.device, folder: Path) -> None:
         """Connect the ranks of the stage, once the processes of all stages have met.
 
         Args:
-            rendezvous: a file that all know; others may be made beside it.
+            folder: one that all ranks of the stage see.
         """
         if self.size == 1:
             return
         if is_possible(device):
-            path = Path(f"{rendezvous}-stage{stage}")
-            self._board = SharedBoard(path, self.shard.rank, self.size)
+            self._board = SharedBoard(folder / f"stage{stage}", self.shard.rank, self.size)
         self._first = stage * self.size
         # All processes make all groups, in the same order: torch asks for it.
         groups = [

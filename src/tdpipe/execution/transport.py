@@ -9,6 +9,7 @@ gloo on CPU, nccl on CUDA.
 """
 
 from collections import deque
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -99,11 +100,11 @@ def join_group(spec: StageSpec, device: torch.device, ranks: TensorRanks) -> Non
     with link_to("the other stages"):
         dist.init_process_group(
             backend,
-            init_method=f"file://{spec.rendezvous}",
+            init_method=spec.rendezvous,
             rank=spec.rank,
             world_size=spec.num_ranks,
         )
-        ranks.meet(spec.stage, spec.num_stages, device, spec.rendezvous)
+        ranks.meet(spec.stage, spec.num_stages, device, Path(spec.folder))
         greeting = torch.zeros(1, device=device)
         if ranks.is_first and spec.stage > 0:
             dist.recv(greeting, src=(spec.stage - 1) * ranks.size)

@@ -10,6 +10,7 @@ import msgspec
 
 from tdpipe.core.batch_plan import BatchPlan, Sample
 from tdpipe.core.errors import FaultKind
+from tdpipe.execution.control_socket import WorkerKeys
 
 
 class Allocate(msgspec.Struct, tag=True, frozen=True):
@@ -90,9 +91,11 @@ FromStage = Loaded | Ready | Done | Failed | Alive
 class StageSpec(msgspec.Struct, frozen=True):
     """Everything a stage process needs to start; sent once on its standard input.
 
-    `cores` are the CPU cores it may use, one thread each; empty leaves it where it is.
-    `engine_address` and `stage_address` are zmq endpoints, `rendezvous` the file through which
-    the stages' process group meets. `length_predictor` is the file of a predictor whose head the
+    `cores` are the CPU cores it may use; empty leaves it where it is. It computes with `threads`.
+    `engine_address` and `stage_address` are zmq
+    endpoints that ask for `keys` where they have them. `rendezvous` is the URL at which the stages'
+    process group meets over the network `interface` (the loopback one if empty); `folder` is one
+    that all ranks of the stage see. `length_predictor` is the file of a predictor whose head the
     last stage applies to hidden states; empty for none. `quantization` as in EngineConfig.
     `tensor_rank` says which of the `tensor_parallel_size` processes of the stage it is.
     """
@@ -105,12 +108,16 @@ class StageSpec(msgspec.Struct, frozen=True):
     dtype: str
     device: str
     cores: tuple[int, ...]
+    threads: int
     block_size: int
     max_model_len: int
     memory_utilization: float
     engine_address: str
     stage_address: str
     rendezvous: str
+    folder: str
+    interface: str = ""
+    keys: WorkerKeys | None = None
     length_predictor: str = ""
     quantization: str | None = None
     tensor_rank: int = 0

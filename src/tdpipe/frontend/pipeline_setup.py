@@ -17,8 +17,12 @@ from tdpipe.cost.memory_check import Memory, check_memory, stage_weight_bytes
 from tdpipe.cost.memory_plan import block_bytes, fitting_model_len, num_kv_blocks
 from tdpipe.cost.partition import balanced_partition, checked_partition
 from tdpipe.cost.roofline_cost import RooflineCost
+from tdpipe.execution.local_site import LocalLauncher
 from tdpipe.execution.models.model_source import ModelSource
 from tdpipe.execution.pipeline_executor import PipelineExecutor, PipelineSpec, assign_cores
+from tdpipe.execution.ray_cluster import RayCluster
+from tdpipe.execution.ray_site import RayLauncher, RayPlan
+from tdpipe.execution.stage_site import StageLauncher
 from tdpipe.frontend.stage_profile_cache import load_cached_profile, profile_key
 from tdpipe.policies.scheduler_registry import MIXES_PHASES
 
@@ -40,25 +44,23 @@ class PipelineSetup:
     layers: tuple[int, ...]
     cost: CostModel
     model_limit: int
+    cluster: RayCluster | None = None
 
     def executor(self, folder: Path, length_predictor: Path | None = None) -> PipelineExecutor:
         """Start the stage processes; returns before they are up.
 
         Args:
             length_predictor: a file whose head the last stage forecasts lengths with.
+
+        Raises:
+            ConfigError: the Ray cluster has no room for them.
         """
         config = self.config
-        num_ranks = len(self.layers) * config.tensor_parallel_size
-        on_cpu = self.device == "cpu"
         return PipelineExecutor(
             PipelineSpec(
                 model_folder=folder,
                 layers=self.layers,
                 dtype=self.dtype,
-                devices=tuple("cpu" if on_cpu else f"cuda:{i}" for i in range(num_ranks)),
-                cores=assign_cores(num_ranks, config.threads_per_stage)
-                if on_cpu
-                else ((),) * num_ranks,
                 block_size=config.block_size,
                 max_model_len=config.max_model_len or self.model_limit,
                 memory_utilization=config.gpu_memory_utilization,
@@ -66,8 +68,22 @@ class PipelineSetup:
                 quantization=config.quantization,
                 tensor_parallel_size=config.tensor_parallel_size,
             ),
+            self._launcher(),
             lambda plan: slowest_stage_time_s(self.cost, plan_load(plan)),
         )
+
+    def _launcher(self) -> StageLauncher:
+        config = self.config
+        stages, ranks, threads = (
+            len(self.layers), config.tensor_parallel_size, config.threads_per_stage
+        )  # fmt: skip
+        if self.cluster is not None:
+            plan = RayPlan(config.model, stages, ranks, threads, self.device, config.control_port)
+            return RayLauncher(self.cluster, plan)
+        if self.device == "cpu":
+            return LocalLauncher(["cpu"] * stages * ranks, assign_cores(stages * ranks, threads))
+        cards = [f"cuda:{index}" for index in range(stages * ranks)]
+        return LocalLauncher(cards, [()] * len(cards))
 
     def allocate(self, executor: PipelineExecutor) -> Limits:
         """Wait for the weights, size the KV cache, have it made.
@@ -105,11 +121,13 @@ class PipelineSetup:
         )
 
     def check_memory(self) -> None:
-        """Refuse weights and a KV memory that do not fit what is free, before start.
+        """Refuse weights and a KV memory that do not fit what is free here, before start.
 
         Raises:
             CapacityError: with what is needed and what to change.
         """
+        if self.cluster is not None:
+            return  # the memory is elsewhere: `allocate` finds what is free there
         value_bytes = VALUE_BYTES[self.dtype]
         layer_bytes = 1 if self.config.quantization else value_bytes
         ranks = self.config.tensor_parallel_size
@@ -151,7 +169,12 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
         raise ConfigError("max_model_len", config.max_model_len, fix)
     num_stages, ranks = config.pipeline_parallel_size, config.tensor_parallel_size
     check_tensor_parallel(shape, ranks)
-    device = _device(config.device, num_stages, ranks)
+    cluster = None
+    if config.distributed_executor_backend == "ray":
+        cluster = RayCluster(config.ray_address)
+        device = _cluster_device(cluster, config.device, num_stages * ranks)
+    else:
+        device = _device(config.device, num_stages, ranks)
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else source.config.dtype or "bfloat16"
@@ -168,7 +191,7 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
     # Measured times where `tdpipe profile` has left them, else estimates.
     key = setup_key(config, source, dtype, device, layers)
     cost = load_cached_profile(key) or RooflineCost(shape, layers, rates, link, value_bytes, ranks)
-    setup = PipelineSetup(config, shape, device, dtype, layers, cost, model_limit)
+    setup = PipelineSetup(config, shape, device, dtype, layers, cost, model_limit, cluster)
     setup.check_kv_memory()
     setup.check_memory()
     return setup
@@ -198,6 +221,13 @@ def _device(wanted: str, num_stages: int, ranks: int) -> str:
         fix = f"there are {num_cards} CUDA devices for {needed}; use fewer, or cpu"
         raise ConfigError("device", wanted, fix)
     return "cpu"
+
+
+def _cluster_device(cluster: RayCluster, wanted: str, num_ranks: int) -> str:
+    """cpu or cuda; whether the places can be had is seen when they are asked for."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if cluster.total("GPU") >= num_ranks else "cpu"
 
 
 def card_bytes() -> list[int]:
