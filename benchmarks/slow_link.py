@@ -1,11 +1,14 @@
 """Pipeline against tensor parallelism on two cores, over links of different speed.
 
-    python benchmarks/slow_link.py [--requests 50] [--rounds 2] [--links memory,sockets,1gbit]
+    python benchmarks/slow_link.py [--requests 50] [--rounds 2] [--links memory,sockets,1gbit,ray]
 
 memory   tensor-parallel ranks sum through shared memory; stages hand on through local sockets
 sockets  both through local sockets (gloo)
 1gbit    each process in a network namespace of its own, joined by a link that tc holds to 1 Gbit/s
          each way, as two machines on Ethernet would be; needs root
+ray      the same link between two nodes of a Ray cluster, on which the pipeline's stages run
+         (the ranks of a stage are never on two nodes); the engine is on the first, and its messages
+         to the second cross the link, too
 
 Every layout runs the same requests over every link, in turn, round after round. Times of a sum over
 the ranks and of handing on hidden states, alone, are measured over each link too. Writes
@@ -24,6 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ray_pair import ray_nodes, run_inside
 from result_record import ROOT, write_result
 from tdpipe import LLM, SamplingParams
 from tdpipe.execution.stage_worker import loopback_interface
@@ -34,7 +38,7 @@ LAYOUTS = {
     "PP2": {"pipeline_parallel_size": 2, "scheduler": "adaptive"},
     "TP2": {"tensor_parallel_size": 2, "scheduler": "tp-hybrid"},
 }
-LINKS = ("memory", "sockets", "1gbit")
+LINKS = ("memory", "sockets", "1gbit", "ray")
 # Rows of hidden states: a few decodes, many, a prompt.
 ROWS = (1, 64, 256, 2048)
 # Shell in which a process of rank $1 goes to its namespace; the counter file says which is next.
@@ -45,32 +49,42 @@ exec ip netns exec {name}$rank {python} "$@"
 
 
 @contextmanager
-def shaped_link(folder: Path) -> Iterator[None]:
-    """Processes that are started inside go in turn to two namespaces joined by a slow link."""
-    name = f"tdpipe{os.getpid()}-"
-    python, wrapper, counter = sys.executable, folder / "python", folder / "next"
-    counter.write_text("0")
-    wrapper.write_text(WRAPPER.format(counter=counter, name=name, python=python))
-    wrapper.chmod(0o700)
+def shaped_pair() -> Iterator[tuple[str, str]]:
+    """Two network namespaces joined by a slow link, by name."""
+    pair = (f"tdpipe{os.getpid()}-0", f"tdpipe{os.getpid()}-1")
     try:
-        for side in (0, 1):
-            ip("netns", "add", f"{name}{side}")
-        ip("link", "add", "link0", "netns", f"{name}0", "type", "veth", "peer", "name", "link0",
-           "netns", f"{name}1")  # fmt: skip
-        for side in (0, 1):
-            inside = ("-n", f"{name}{side}")
-            ip(*inside, "addr", "add", f"10.77.0.{side + 1}/24", "dev", "link0")
-            ip(*inside, "link", "set", "link0", "up")
+        for name in pair:
+            ip("netns", "add", name)
+        ip("link", "add", "link0", "netns", pair[0], "type", "veth", "peer", "name", "link0",
+           "netns", pair[1])  # fmt: skip
+        for number, name in enumerate(pair, 1):
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "link0")
+            for device in ("lo", "link0"):
+                ip("-n", name, "link", "set", device, "up")
             subprocess.run(
-                ["tc", *inside, "qdisc", "add", "dev", "link0", "root", "tbf", "rate", "1gbit",
+                ["tc", "-n", name, "qdisc", "add", "dev", "link0", "root", "tbf", "rate", "1gbit",
                  "burst", "128kb", "latency", "20ms"], check=True,
             )  # fmt: skip
-        sys.executable = str(wrapper)
-        yield
+        yield pair
     finally:
-        sys.executable = python
-        for side in (0, 1):
-            subprocess.run(["ip", "netns", "del", f"{name}{side}"], check=False)
+        for name in pair:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+@contextmanager
+def shaped_link(folder: Path) -> Iterator[None]:
+    """Processes that are started inside go in turn to two namespaces joined by a slow link."""
+    python, wrapper, counter = sys.executable, folder / "python", folder / "next"
+    counter.write_text("0")
+    with shaped_pair() as pair:
+        name = pair[0].removesuffix("0")
+        wrapper.write_text(WRAPPER.format(counter=counter, name=name, python=python))
+        wrapper.chmod(0o700)
+        sys.executable = str(wrapper)
+        try:
+            yield
+        finally:
+            sys.executable = python
 
 
 def ip(*arguments: str) -> None:
@@ -94,13 +108,13 @@ def link(name: str) -> Iterator[None]:
             del os.environ["GLOO_SOCKET_IFNAME"], os.environ["TDPIPE_RANK_SOCKETS"]
 
 
-def run(layout: str, workload: list[WorkItem]) -> dict[str, Any]:
-    """One run over the present link."""
+def run(layout: str, workload: list[WorkItem], **settings: Any) -> dict[str, Any]:
+    """One run over the present link, with these settings beside the layout's."""
     params = [
         SamplingParams(temperature=0.0, max_tokens=item.output_tokens, ignore_eos=True)
         for item in workload
     ]
-    with LLM(MODEL, kv_cache_memory="1GiB", **LAYOUTS[layout]) as llm:  # type: ignore[arg-type]
+    with LLM(MODEL, kv_cache_memory="1GiB", **{**LAYOUTS[layout], **settings}) as llm:
         llm.generate([[5, 6, 7]] * 4, SamplingParams(max_tokens=8))  # kernels loaded by then
         llm.generate([item.prompt for item in workload], params)
         summary = llm.summary()
@@ -112,8 +126,14 @@ def run(layout: str, workload: list[WorkItem]) -> dict[str, Any]:
     }
 
 
+def run_on_ray(options: argparse.Namespace) -> dict[str, Any]:
+    """One run of the pipeline on a cluster made for it."""
+    with shaped_pair() as pair, ray_nodes(pair):
+        return run_inside(pair[0], options.requests, options.scale)
+
+
 def alone() -> dict[str, list[float]]:
-    """Seconds of a sum over two ranks, and of handing on, for each of ROWS."""
+    """Seconds of a sum over two ranks, of handing on, and of a sum in two steps, for all ROWS."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(Path(__file__).with_name("link_times.py")), folder]
         ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE) for rank in (0, 1)]
@@ -124,27 +144,33 @@ def alone() -> dict[str, list[float]]:
                 rank.kill()
                 rank.wait()
     seconds = [float(one) for one in lines]
-    return {"sum_s": seconds[: len(ROWS)], "send_s": seconds[len(ROWS) :]}
+    kinds = ("sum_s", "send_s", "scatter_gather_s")
+    return {kind: seconds[i * len(ROWS) : (i + 1) * len(ROWS)] for i, kind in enumerate(kinds)}
 
 
 def table(links: dict[str, Any]) -> str:
     """A line for each link."""
     lines = [
-        "| link | sum of 256 rows alone | PP2 adaptive, tokens/s | TP2 tp-hybrid | all-reduces "
-        "| PP2 / TP2 |",
-        "|---" * 6 + "|",
+        "| link | sum of 256 rows alone | by gloo in two steps | PP2 adaptive, tokens/s "
+        "| TP2 tp-hybrid | all-reduces | PP2 / TP2 |",
+        "|---" * 7 + "|",
     ]
     for name, found in links.items():
         speeds = {
             layout: median(one["output_tokens_per_s"] for one in runs)
             for layout, runs in found["runs"].items()
+            if runs
         }
+        if name == "ray":
+            lines.append(f"| 1gbit, by Ray |  |  | {speeds['PP2']:.1f} |  |  |  |")
+            continue
         share = median(one["collective_share"] for one in found["runs"]["TP2"])
-        sum_s = found["alone"]["sum_s"][ROWS.index(256)]
-        lines.append(
-            f"| {name} | {sum_s * 1e3:.2f} ms | {speeds['PP2']:.1f} | {speeds['TP2']:.1f} | "
-            f"{share:.0%} | {speeds['PP2'] / speeds['TP2']:.2f} |"
-        )
+        sums = [
+            f"{found['alone'][kind][ROWS.index(256)] * 1e3:.2f} ms"
+            for kind in ("sum_s", "scatter_gather_s")
+        ]
+        cells = [name, *sums, f"{speeds['PP2']:.1f}", f"{speeds['TP2']:.1f}", f"{share:.0%}"]
+        lines.append(f"| {' | '.join(cells)} | {speeds['PP2'] / speeds['TP2']:.2f} |")
     return "\n".join(lines)
 
 
@@ -159,11 +185,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         options.requests, options.rounds = 4, 1
-    workload = make_workload(options.requests, seed=0, scale=0.1 if options.smoke else 1.0)
+    options.scale = 0.1 if options.smoke else 1.0
+    workload = make_workload(options.requests, seed=0, scale=options.scale)
     names = options.links.split(",")
     links: dict[str, Any] = {name: {"runs": {one: [] for one in LAYOUTS}} for name in names}
     for number in range(options.rounds):
         for name in names:
+            if name == "ray":
+                found = run_on_ray(options)
+                links[name]["runs"]["PP2"].append(found)
+                print(f"ray PP2: {found['output_tokens_per_s']:.1f} tokens/s")
+                continue
             with link(name):
                 if number == 0:
                     links[name]["alone"] = alone()
