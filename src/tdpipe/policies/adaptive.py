@@ -16,7 +16,7 @@ from operator import attrgetter
 
 from tdpipe.core.engine_state import EngineState
 from tdpipe.core.request import Request
-from tdpipe.cost.cost_model import CostModel, decode_load, slowest_stage_time_s
+from tdpipe.cost.cost_model import CostModel, decode_load
 from tdpipe.policies.admission import free_places
 from tdpipe.policies.admission_order import AdmissionOrder, LengthClass
 from tdpipe.policies.batch_sizing import BatchSize, BatchSizing, Outlook
@@ -74,7 +74,7 @@ class Adaptive:
         if not decodes and not chunks:
             return None
         self._batches_since_forecast += 1
-        context = sum(request.num_scheduled for request in decodes)
+        context = sum([request.num_scheduled for request in decodes])
         self._sent.append((len(decodes), context))
         reason, self._reason = self._reason, ""
         ids = tuple(request.request_id for request in decodes)
@@ -135,22 +135,25 @@ class Adaptive:
             decodes=state.num_decoding / state.limits.num_stages,
             room=1 - max(timeline.blocks) / state.limits.num_blocks,
             is_full=self._is_full,
-            all_fit=self._all_fit(state),
+            all_fit=self._all_fit(state, remaining),
             num_requests=len(state.waiting) + len(residents),
         )
 
-    def _all_fit(self, state: EngineState) -> bool:
+    def _all_fit(self, state: EngineState, remaining: list[int]) -> bool:
         """Whether all that waits could be prefilled now and stay resident to its end.
 
         And whether it should: the few longest of very unlike lengths, all started at once, run on
         without others to fill their batches.
+
+        Args:
+            remaining: tokens that each resident is expected to generate yet.
         """
         block_size, capacity = state.limits.block_size, state.limits.num_blocks
         used = (state.num_tokens_to_prefill + (block_size // 2) * len(state.waiting)) / block_size
         if len(state.waiting) > free_places(state) or used > state.pool.num_free:
             return False
         requests = [*state.resident.values(), *state.waiting.values()]
-        remaining = [self.survival.remaining(request) for request in requests]
+        remaining = remaining + [self.survival.remaining(one) for one in state.waiting.values()]
         timeline = KVTimeline(block_size, self.survival.remaining)
         timeline.rebuild(requests, remaining, max(remaining, default=1), SharedBlocks.of(state))
         if self.sizing.tail_share(remaining, state.num_tokens_to_prefill) > MOST_TAIL:
@@ -164,23 +167,24 @@ class Adaptive:
         while len(self._sent) > len(state.in_flight):
             self._sent.popleft()  # batches come back in the order they were sent
         at_hand = sorted(state.ready.values(), key=attrgetter("admission"))
-        contexts = [0, *accumulate(request.num_scheduled for request in at_hand)]
+        contexts = [0, *accumulate([request.num_scheduled for request in at_hand])]
         number = len(at_hand) + sum(decodes for decodes, _ in self._sent)
         context = contexts[-1] + sum(context for _, context in self._sent)
         stages = state.limits.num_stages
-        fair_s = self._decode_s(-(-number // stages), -(-context // stages))
+        fair = decode_load(-(-number // stages), -(-context // stages))
+        times_s = [self.cost.stage_time_s(stage, fair) for stage in range(stages)]
+        fair_s = max(times_s)
+        slowest = times_s.index(fair_s)  # of loads that are nearly the same, too
         low, high = min(1, len(at_hand)), min(len(at_hand), state.limits.max_num_seqs)
         while low < high:
             middle = (low + high + 1) // 2
             # One more while the batch is below its share: rounded down, the newest would starve.
-            if self._decode_s(middle - 1, contexts[middle - 1]) < fair_s:
+            load = decode_load(middle - 1, contexts[middle - 1])
+            if self.cost.stage_time_s(slowest, load) < fair_s:
                 low = middle
             else:
                 high = middle - 1
         return at_hand[:low]
-
-    def _decode_s(self, number: int, context: int) -> float:
-        return slowest_stage_time_s(self.cost, decode_load(number, context))
 
     # ---- prefill
 
@@ -189,7 +193,7 @@ class Adaptive:
         most = min(self.size.tokens, state.limits.max_num_batched_tokens)
         budget = max(most - len(lane), 0 if lane else 1)
         places = state.limits.max_num_seqs - len(lane)
-        free = state.pool.num_free - sum(starts_block(one, state) for one in lane)
+        free = state.pool.num_free - num_blocks_started(lane, state)
         new_places, num_resident = free_places(state), len(state.resident)
         draft = PrefillDraft(state, free)
         candidates = iter(state.prefilling.values())
@@ -258,6 +262,12 @@ def hold_back(state: EngineState, lane: list[Request]) -> tuple[list[Request], t
         return stay, ()
     ids, victims = make_room(state, lane)
     return [state.resident[request_id] for request_id in ids], victims
+
+
+def num_blocks_started(lane: list[Request], state: EngineState) -> int:
+    """How many new blocks the next tokens of decoding requests need."""
+    size = state.limits.block_size
+    return sum([one.num_scheduled >= len(one.block_ids) * size for one in lane])
 
 
 def starts_block(request: Request, state: EngineState) -> bool:

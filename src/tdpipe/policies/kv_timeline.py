@@ -49,8 +49,11 @@ class KVTimeline:
         self.interval = max(SHORTEST_INTERVAL, -(-longest // NUM_INTERVALS))
         counts, tokens, last_tokens = ([0] * NUM_INTERVALS for _ in range(3))
         slack, num_shared = self.block_size // 2, 0
+        interval, top = self.interval, NUM_INTERVALS - 1
         for request, to_come in zip(requests, remaining, strict=True):
-            index = min(to_come // self.interval, NUM_INTERVALS - 1)
+            index = to_come // interval
+            if index > top:
+                index = top
             size = len(request.prompt_token_ids) + len(request.output_token_ids) + slack
             if shared is not None:
                 num_shared += shared.add(request)

@@ -21,6 +21,8 @@ BINS_PER_DOUBLING = 6
 LEAST_DOUBLING = -4
 NUM_BINS = BINS_PER_DOUBLING * 12
 RATIOS = [2 ** (index / BINS_PER_DOUBLING + LEAST_DOUBLING) for index in range(NUM_BINS)]
+PLACE_OF_1 = 0.5 - LEAST_DOUBLING * BINS_PER_DOUBLING
+RATIO_AT_0 = LEAST_DOUBLING - 0.5 / BINS_PER_DOUBLING  # in doublings
 # What is believed before anything ended, with the weight of so many requests: that forecasts are
 # right within some deviation (in doublings), but no certainty of any end.
 PRIOR_WEIGHT = 8.0
@@ -68,12 +70,26 @@ class LengthSurvival:
 
     def quantile(self, request: Request, share: float) -> int:
         """Tokens after which a share of the requests like this one will have ended; at least 1."""
+        # Asked for every resident of every forecast, so that calls would cost more than their work.
         predicted, generated = request.predicted_tokens, len(request.output_token_ids)
         curve = self._curves.get(class_of(predicted), self._first_curve)
-        ended = _value_at(curve, _place_of(generated, predicted)) if generated else 0.0
-        place = _place_where(curve, ended + share * (1 - ended))
-        remaining = round(predicted * 2 ** ((place - 0.5) / BINS_PER_DOUBLING + LEAST_DOUBLING))
-        return max(1, min(remaining, request.max_tokens) - generated)
+        if generated:
+            place = _place_of(generated, predicted)
+            index = int(place) if place < NUM_BINS else NUM_BINS - 1
+            ended = curve[index]
+            ended += (place - index) * (curve[index + 1] - ended)
+            share = ended + share * (1 - ended)
+        # The first place at which the curve has that value.
+        index = bisect_left(curve, share)
+        if index:
+            low, high = curve[index - 1], curve[min(index, NUM_BINS)]
+            place = index - 1 + (share - low) / (high - low) if high > low else float(index)
+        else:
+            place = 0.0
+        remaining = round(predicted * 2 ** (place / BINS_PER_DOUBLING + RATIO_AT_0))
+        most = request.max_tokens
+        remaining = (remaining if remaining < most else most) - generated
+        return remaining if remaining > 1 else 1
 
     def tokens_until(self, key: int, overhang: float) -> float:
         """Tokens n of which a request of the class has on average `overhang` or fewer to come.
@@ -116,14 +132,17 @@ def _place_of(generated: int, predicted: int) -> float:
     """The ratio on the axis of the bins; bin i reaches from i to i + 1."""
     if not generated:
         return 0.0
-    place = (log2(generated / predicted) - LEAST_DOUBLING) * BINS_PER_DOUBLING + 0.5
-    return min(max(place, 0.0), float(NUM_BINS))
+    place = log2(generated / predicted) * BINS_PER_DOUBLING + PLACE_OF_1
+    return 0.0 if place < 0.0 else float(NUM_BINS) if place > NUM_BINS else place
 
 
 def _count(counts: dict[int, list[float]], request: Request) -> None:
-    bins = counts.setdefault(class_of(request.predicted_tokens), [0.0] * NUM_BINS)
-    place = _place_of(len(request.output_token_ids), request.predicted_tokens)
-    bins[min(int(place), NUM_BINS - 1)] += 1
+    predicted = request.predicted_tokens
+    bins = counts.get(class_of(predicted))
+    if bins is None:
+        bins = counts[class_of(predicted)] = [0.0] * NUM_BINS
+    place = int(_place_of(len(request.output_token_ids), predicted))
+    bins[place if place < NUM_BINS else NUM_BINS - 1] += 1
 
 
 def _sums(counts: dict[int, list[float]]) -> list[float]:
@@ -152,20 +171,6 @@ def _ended_share(hazards: list[float]) -> list[float]:
     """Share that has ended at the start of each bin; at the end of the last one, all."""
     alive = accumulate(hazards, lambda share, hazard: share * (1 - hazard), initial=1.0)
     return [*[1 - share for share in alive][:-1], 1.0]
-
-
-def _value_at(curve: list[float], place: float) -> float:
-    index = min(int(place), NUM_BINS - 1)
-    return curve[index] + (place - index) * (curve[index + 1] - curve[index])
-
-
-def _place_where(curve: list[float], value: float) -> float:
-    """The first place at which the curve has that value."""
-    index = bisect_left(curve, value)
-    if index == 0:
-        return 0.0
-    low, high = curve[index - 1], curve[min(index, NUM_BINS)]
-    return index - 1 + (value - low) / (high - low) if high > low else float(index)
 
 
 def _prior_hazards() -> list[float]:

@@ -164,7 +164,7 @@ def test_all_fit_while_the_lives_forecast_leave_room_for_one_another():
         )
         scheduler = Adaptive(make_cost(2))
         scheduler.sizing.free = 1  # the few requests here are enough to fill batches
-        return scheduler._all_fit(state)
+        return scheduler._all_fit(state, [])
 
     # At the end of 304 tokens each of the 8 holds 20 blocks.
     assert all_fit(260, *[304] * 8) and not all_fit(140, *[304] * 8)
