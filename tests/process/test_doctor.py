@@ -30,7 +30,7 @@ def test_profile_keeps_links(monkeypatch, tmp_path, capsys):
     report = replace(report, all_reduce=AllReduce(5e-5, 3e8))
     assert main(command) == 0 and "50 us a step + 0.30 GB/s" in capsys.readouterr().out
     found = load_links(path)
-    assert found.num_ranks == 2 and found.link() == LinkTimes(1e9, 2e-5, 3e8, 5e-5)
+    assert found.num_ranks == 2 and found.link(2, 1) == LinkTimes(2e9, 1e-5, 3e8, 5e-5)
     assert main(["profile", "--links", str(path)]) == 2
     assert "one rank has no links" in capsys.readouterr().err
 

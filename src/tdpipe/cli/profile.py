@@ -104,8 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measure_links(arguments: argparse.Namespace) -> int:
-    from tdpipe.config.links_file import MeasuredLinks, PairTimes, save_links
+    from tdpipe.config.links_file import save_links
     from tdpipe.core.errors import ConfigError
+    from tdpipe.cost.measured_links import MeasuredLinks, PairTimes
     from tdpipe.execution.link_check import check_links
 
     num_ranks = arguments.pipeline_parallel_size * arguments.tensor_parallel_size
@@ -125,10 +126,12 @@ def _measure_links(arguments: argparse.Namespace) -> int:
         all_reduce_bytes_per_s=report.all_reduce.bytes_per_s,
     )
     save_links(Path(arguments.links), links)
-    link, latency_us = links.link(), 1e6 * links.all_reduce_latency_s
+    rate = min(pair.bytes_per_s for pair in links.pairs)
+    wait_us = 1e6 * max(pair.latency_s for pair in links.pairs)
+    step_us = 1e6 * links.all_reduce_latency_s
     print(f"links        {links.backend}, {num_ranks} ranks, each to each; the slowest:")
-    print(f"  send       {link.latency_s * 1e6:.0f} us + {link.bytes_per_s / 1e9:.2f} GB/s")
-    print(f"  all-reduce {latency_us:.0f} us a step + {link.all_reduce_bytes_per_s / 1e9:.2f} GB/s")
+    print(f"  send       {wait_us:.0f} us + {rate / 1e9:.2f} GB/s")
+    print(f"  all-reduce {step_us:.0f} us a step + {links.all_reduce_bytes_per_s / 1e9:.2f} GB/s")
     return 0
 
 

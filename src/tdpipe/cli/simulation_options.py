@@ -24,7 +24,7 @@ def find_gpu(arguments: argparse.Namespace) -> Device:
     device = find_device(arguments.gpu)
     if arguments.links is None:
         return device
-    return replace(device, link=load_links(Path(arguments.links)).link())
+    return replace(device, measured=load_links(Path(arguments.links)))
 
 
 def add_simulation_options(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from tdpipe.core.errors import ConfigError
 from tdpipe.cost.collectives import Link
+from tdpipe.cost.measured_links import MeasuredLinks
 from tdpipe.cost.roofline_cost import DeviceRates
 
 GIB = 1 << 30
@@ -27,7 +28,8 @@ class Device:
         flops: peak 16-bit matrix operations a second (32-bit on CPU).
         bytes_per_s: peak memory bandwidth.
         memory_bytes: its memory.
-        link: what joins several of them.
+        link: what joins several of them, where `measured` does not say.
+        measured: each of their links.
         compute_share, memory_share: of the two peaks, that real kernels reach.
         batch_overhead_s: launch and other fixed time of a batch on a stage.
         source: where the peaks come from.
@@ -42,6 +44,13 @@ class Device:
     memory_share: float
     batch_overhead_s: float
     source: str
+    measured: MeasuredLinks | None = None
+
+    def link_of(self, num_stages: int, ranks_per_stage: int) -> Link:
+        """What joins the devices of a layout."""
+        if self.measured is None:
+            return self.link
+        return self.measured.link(num_stages, ranks_per_stage)
 
     def rates(self) -> DeviceRates:
         """The rates that the roofline uses."""

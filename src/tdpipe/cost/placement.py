@@ -30,7 +30,8 @@ class Placement:
 
     def cost(self) -> RooflineCost:
         """Times of this placement by the roofline of its device."""
-        rates, link = self.device.rates(), self.device.link
+        rates = self.device.rates()
+        link = self.device.link_of(len(self.layers), self.tensor_parallel)
         return RooflineCost(
             self.shape, self.layers, rates, link, self.value_bytes, self.tensor_parallel
         )

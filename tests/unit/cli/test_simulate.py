@@ -9,7 +9,8 @@ from tdpipe.cli import plots
 from tdpipe.cli.main import main
 from tdpipe.cli.step_progress import StepProgress
 from tdpipe.cli.text_table import seconds_text, text_table
-from tdpipe.config.links_file import MeasuredLinks, PairTimes, save_links
+from tdpipe.config.links_file import save_links
+from tdpipe.cost.measured_links import MeasuredLinks, PairTimes
 
 BASE = ["simulate", "--gpu", "A10", "--model", "llama-3.1-8b", "--workload", "sharegpt"]
 SMALL = [*BASE, "--requests", "40", "--num-gpus", "2"]

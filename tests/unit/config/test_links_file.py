@@ -1,12 +1,12 @@
-"""Measured links: what is written is read, what is damaged is refused, the slowest pair counts."""
+"""Measured links: what is written is read, what is damaged is refused."""
 
 import json
 
 import pytest
 
-from tdpipe.config.links_file import MeasuredLinks, PairTimes, load_links, save_links
+from tdpipe.config.links_file import load_links, save_links
 from tdpipe.core.errors import ConfigError
-from tdpipe.cost.collectives import all_reduce_time_s, transfer_time_s
+from tdpipe.cost.measured_links import MeasuredLinks, PairTimes
 
 LINKS = MeasuredLinks(
     "nccl", 2, (PairTimes(0, 1, 20e9, 1e-5), PairTimes(1, 0, 10e9, 3e-5)), 5e-5, 8e9
@@ -18,13 +18,6 @@ def test_a_file_of_links(tmp_path):
     assert load_links(tmp_path / "links.json") == LINKS
     with pytest.raises(ConfigError, match="cannot be written"):
         save_links(tmp_path / "none" / "links.json", LINKS)
-
-
-def test_the_slowest_pair_and_the_sum():
-    link = LINKS.link()
-    assert transfer_time_s(link, 10e9) == pytest.approx(1 + 3e-5)
-    # Four ranks: six steps, each with the latency of a sum's step; 6 / 4 of the volume.
-    assert all_reduce_time_s(link, 4, 8e9) == pytest.approx(6 * 5e-5 + 1.5)
 
 
 @pytest.mark.parametrize(
