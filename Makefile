@@ -12,8 +12,9 @@ demo: $(STAMP)
 		--model smollm2-135m-instruct --pipeline-parallel-size 2 --scheduler td-pipe \
 		--timeline build/demo/timeline.json --show 6 --overwrite
 
+# Two at a time: most tests wait for processes of theirs to start.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Every scheduler and number of stages against all 64 reference answers: ten to twenty minutes.
 equality: $(STAMP)

@@ -17,6 +17,8 @@ from byte_model import write_byte_model
 from reference_answers import MODEL, differences
 from strangers import knock, raw_frames
 from tdpipe import LLM, SamplingParams
+from tdpipe.cli.main import main
+from tdpipe.config.links_file import load_links
 from tdpipe.core.errors import ConfigError
 
 ray = pytest.importorskip("ray")
@@ -188,6 +190,16 @@ def free_ports(count):
                 continue
             return first
     raise AssertionError("no free ports")
+
+
+def test_links_between_nodes(cluster, tmp_path):
+    """The matrix for `plan --links`, measured where stages would be."""
+    path = tmp_path / "links.json"
+    command = ["profile", "-p", "2", "--backend", "ray", "--address", cluster.address]
+    assert main([*command, "--links", str(path)]) == 0
+    found = load_links(path)
+    assert found.num_ranks == 2 and found.backend == "gloo" and len(found.pairs) == 2
+    assert min(one.bytes_per_s for one in found.pairs) > 1e6
 
 
 def test_what_cannot_be_had(cluster, model, monkeypatch):

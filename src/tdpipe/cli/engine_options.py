@@ -60,12 +60,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--max-restarts", type=int, help="times a run survives failed stages (default 3)"
     )
     group.add_argument("--engine-seed", type=int, help="seed of requests without one (default 0)")
-    _add_places(group)
+    add_places(group)
     group.add_argument("--timeline", help="write a Chrome/Perfetto trace here", metavar="FILE")
 
 
-def _add_places(group: "argparse._ArgumentGroup") -> None:
-    """Where the processes run."""
+def add_places(group: "argparse._ActionsContainer") -> None:
+    """Add the options that say where the processes run."""
     group.add_argument(
         "--backend",
         "--distributed-executor-backend",

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdpipe.cli.engine_options import DEFAULT_MODEL
+from tdpipe.cli.engine_options import DEFAULT_MODEL, add_places
 from tdpipe.config.engine_config import DEVICES, DTYPES, QUANTIZATIONS
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--links", help="measure what joins the ranks instead, and write it here", metavar="FILE"
     )
+    add_places(parser)
     parser.add_argument("--output", help="write the profile here as well", metavar="FILE")
     parser.add_argument("--json", action="store_true", help="print the profile as JSON")
     parser.set_defaults(run=run)
@@ -81,6 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         quantization=arguments.quantization,
         kv_cache_memory=arguments.kv_cache_memory,
         threads_per_stage=arguments.threads_per_stage,
+        distributed_executor_backend=arguments.distributed_executor_backend or "mp",
+        ray_address=arguments.ray_address,
+        control_port=arguments.control_port or 0,
     )
     if arguments.output and Path(arguments.output).is_dir():
         raise ConfigError("output", arguments.output, "it is a folder; name a file")
@@ -108,11 +112,21 @@ def _measure_links(arguments: argparse.Namespace) -> int:
     from tdpipe.core.errors import ConfigError
     from tdpipe.cost.measured_links import MeasuredLinks, PairTimes
     from tdpipe.execution.link_check import check_links
+    from tdpipe.execution.ray_cluster import RayCluster
+    from tdpipe.execution.ray_links import check_links_on_ray
 
     num_ranks = arguments.pipeline_parallel_size * arguments.tensor_parallel_size
     if num_ranks < 2:
         raise ConfigError("ranks", num_ranks, "one rank has no links: set -p or -t")
-    report = check_links(num_ranks, LINKS_LIMIT_S, arguments.device)
+    if arguments.distributed_executor_backend == "ray":
+        layout = arguments.pipeline_parallel_size, arguments.tensor_parallel_size
+        cluster = RayCluster(arguments.ray_address)
+        try:
+            report = check_links_on_ray(cluster, *layout, LINKS_LIMIT_S, arguments.device)
+        finally:
+            cluster.close()
+    else:
+        report = check_links(num_ranks, LINKS_LIMIT_S, arguments.device)
     if not report.all_work or report.all_reduce is None:
         raise ConfigError("links", arguments.links, "not all of them work: see tdpipe doctor")
     links = MeasuredLinks(

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SMALL_BYTES = 4
@@ -64,24 +65,65 @@ class LinkReport:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class LinkPlan:
+    """Whom to meet: `meeting` is a URL, `interface` empty where all are on this machine."""
+
+    num_ranks: int
+    backend: str
+    meeting: str
+    interface: str = ""
+
+
+class LinkRanks:
+    """Processes of some of the ranks, on this machine; each leaves what it finds in `folder`."""
+
+    def __init__(self, ranks: Sequence[int], plan: LinkPlan, folder: Path) -> None:
+        self._folder = folder
+        self._processes = [
+            _start(rank, card, plan, folder) for card, rank in enumerate(ranks)
+        ]  # fmt: skip
+
+    def are_done(self) -> bool:
+        """Whether all have ended."""
+        return all(process.poll() is not None for process in self._processes)
+
+    def end(self) -> dict[str, str]:
+        """End them; what they left, by name of the file."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        files = [path for path in self._folder.iterdir() if path.suffix in (".json", ".log")]
+        return {path.name: path.read_text(errors="replace") for path in files}
+
+
 def check_links(num_ranks: int, limit_s: float, device: str = "auto") -> LinkReport:
     """Send between each ordered pair of ranks; a rank that is silent for limit_s is ended."""
     backend = _backend(num_ranks, device)
     with tempfile.TemporaryDirectory(prefix="tdpipe-links-") as folder:
-        ranks = [_start(rank, num_ranks, backend, Path(folder)) for rank in range(num_ranks)]
+        plan = LinkPlan(num_ranks, backend, f"file://{folder}/rendezvous")
+        ranks = LinkRanks(range(num_ranks), plan, Path(folder))
+        files: dict[str, str] = {}
         try:
-            deadline_s = time.monotonic() + limit_s
-            while time.monotonic() < deadline_s and any(rank.poll() is None for rank in ranks):
-                time.sleep(0.02)
+            wait_for(ranks.are_done, limit_s)
         finally:
-            for rank in ranks:
-                rank.kill()
-                rank.wait()
-        pairs = [(a, b) for a in range(num_ranks) for b in range(num_ranks) if a != b]
-        links = tuple(_link(a, b, Path(folder), limit_s) for a, b in pairs)
-        result = Path(folder) / ALL_REDUCE
-        found = AllReduce(**json.loads(result.read_text())) if result.exists() else None
-    return LinkReport(backend, links, found)
+            files = ranks.end()
+    return report_of(plan, files, limit_s)
+
+
+def wait_for(is_done: Callable[[], bool], limit_s: float) -> None:
+    """Return when it is, or when the time is up."""
+    deadline_s = time.monotonic() + limit_s
+    while time.monotonic() < deadline_s and not is_done():
+        time.sleep(0.02)
+
+
+def report_of(plan: LinkPlan, files: Mapping[str, str], limit_s: float) -> LinkReport:
+    """What the files of all ranks say."""
+    ranks = range(plan.num_ranks)
+    links = tuple(_link(a, b, files, limit_s) for a in ranks for b in ranks if a != b)
+    summed = AllReduce(**json.loads(files[ALL_REDUCE])) if ALL_REDUCE in files else None
+    return LinkReport(plan.backend, links, summed)
 
 
 def _backend(num_ranks: int, device: str) -> str:
@@ -95,38 +137,38 @@ def _backend(num_ranks: int, device: str) -> str:
     return "nccl" if device != "cpu" and cards >= num_ranks else "gloo"
 
 
-def _start(rank: int, num_ranks: int, backend: str, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tdpipe.execution.link_check"]
-    arguments = [str(rank), str(num_ranks), backend, str(folder)]
-    log = (folder / f"rank{rank}.log").open("wb")
-    with log:
-        return subprocess.Popen([*command, *arguments], stdout=log, stderr=log)
+def _start(rank: int, card: int, plan: LinkPlan, folder: Path) -> subprocess.Popen[bytes]:
+    told = json.dumps({"rank": rank, "card": card, "plan": asdict(plan), "folder": str(folder)})
+    with (folder / f"rank{rank}.log").open("wb") as log:
+        command = [sys.executable, "-m", "tdpipe.execution.link_check", told]
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
-def _link(source: int, target: int, folder: Path, limit_s: float) -> Link:
-    result = folder / f"{source}-{target}.json"
-    if result.exists():
-        return Link(source, target, **json.loads(result.read_text()))
+def _link(source: int, target: int, files: Mapping[str, str], limit_s: float) -> Link:
+    result = files.get(f"{source}-{target}.json")
+    if result is not None:
+        return Link(source, target, **json.loads(result))
     for rank in (source, target):
-        lines = (folder / f"rank{rank}.log").read_text(errors="replace").strip().splitlines()
+        lines = files.get(f"rank{rank}.log", "").strip().splitlines()
         if lines and "Error" in lines[-1]:
             return Link(source, target, error=lines[-1][:200])
     return Link(source, target, error=f"no answer within {limit_s:.0f} s")
 
 
-def _run_rank(rank: int, num_ranks: int, backend: str, folder: Path) -> None:
+def _run_rank(rank: int, card: int, plan: LinkPlan, folder: Path) -> None:
     """One rank's part: all pairs in the same order on every rank; the target measures."""
     import os
 
     from tdpipe.execution.stage_worker import loopback_interface
 
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface())
+    for name in ("GLOO_SOCKET_IFNAME", *(["NCCL_SOCKET_IFNAME"] if plan.interface else [])):
+        os.environ.setdefault(name, plan.interface or loopback_interface())
     import torch
     import torch.distributed as dist
 
-    device = torch.device(f"cuda:{rank}" if backend == "nccl" else "cpu")
-    meeting = f"file://{folder / 'rendezvous'}"
-    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=num_ranks)
+    num_ranks = plan.num_ranks
+    device = torch.device(f"cuda:{card}" if plan.backend == "nccl" else "cpu")
+    dist.init_process_group(plan.backend, init_method=plan.meeting, rank=rank, world_size=num_ranks)
     for source in range(num_ranks):
         for target in range(num_ranks):
             if source != target and rank in (source, target):
@@ -192,5 +234,11 @@ def _exchange(rank: int, source: int, target: int, device: object) -> dict[str, 
     return {"bytes_per_s": ROUNDS * LARGE_BYTES / took_s, "latency_s": latency_s, "error": error}
 
 
+def _main(told: str) -> None:
+    values = json.loads(told)
+    plan = LinkPlan(**values["plan"])
+    _run_rank(values["rank"], values["card"], plan, Path(values["folder"]))
+
+
 if __name__ == "__main__":
-    _run_rank(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+    _main(sys.argv[1])

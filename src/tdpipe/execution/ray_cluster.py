@@ -3,16 +3,19 @@
 import socket
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 from tdpipe.core.errors import ConfigError
-from tdpipe.execution.ray_host import StageHost
+from tdpipe.execution.ray_host import HostInfo
 
 # How long a cluster that is busy, or has just lost a node, may take to find room for all stages.
 PLACEMENT_LIMIT_S = 60.0
 # A cluster that is too small is seen at once; one that has lost a node says so after a while.
 TOO_SMALL_AFTER_S = 2.0
 LOOK_S = 0.5
+# What an actor may take to start, with a Python interpreter and its imports.
+ACTOR_LIMIT_S = 120.0
 REACH_LIMIT_S = 5.0
 
 
@@ -50,8 +53,11 @@ class RayCluster:
         """Of the nodes that are alive: "CPU" or "GPU"."""
         return sum(node.get(resource, 0.0) for node in self._alive())
 
-    def hold(self, num_stages: int, need: dict[str, float]) -> "HeldPlaces":
+    def hold(self, num_stages: int, need: dict[str, float], host: type) -> "HeldPlaces":
         """Places for all stages, each with `need` on one node; those of a node are neighbours.
+
+        Args:
+            host: the class of the actor in each place.
 
         Raises:
             ConfigError: the cluster is too small, or others hold it for too long.
@@ -71,7 +77,7 @@ class RayCluster:
                     fix += f", but others have held it for {PLACEMENT_LIMIT_S:.0f} s"
                 fix += ": use fewer stages or ranks, or add nodes"
                 raise ConfigError("pipeline_parallel_size", num_stages, fix)
-        return HeldPlaces(self._ray, group, num_stages, need)
+        return HeldPlaces(self._ray, group, num_stages, need, host)
 
     def own_address(self) -> str:
         """At which the other nodes reach this one."""
@@ -95,9 +101,11 @@ class RayCluster:
 
 
 class HeldPlaces:
-    """A placement group, and an actor of StageHost in each of its bundles, in order of stages."""
+    """A placement group, and an actor in each of its bundles, in order of stages."""
 
-    def __init__(self, ray: Any, group: Any, num_stages: int, need: dict[str, float]) -> None:
+    def __init__(
+        self, ray: Any, group: Any, num_stages: int, need: dict[str, float], host: type
+    ) -> None:
         from ray.util.placement_group import placement_group_table
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -106,7 +114,7 @@ class HeldPlaces:
         seen = list(dict.fromkeys(nodes.values()))
         # Neighbours on one node need not go over the network.
         bundles = sorted(range(num_stages), key=lambda bundle: seen.index(nodes[bundle]))
-        actor = ray.remote(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))(StageHost)
+        actor = ray.remote(num_cpus=need["CPU"], num_gpus=need.get("GPU", 0))(host)
         self.hosts = [
             actor.options(
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
@@ -116,6 +124,25 @@ class HeldPlaces:
             for bundle in bundles
         ]
 
+    def infos(self) -> list[HostInfo]:
+        """What the actors say of their nodes, by stage.
+
+        Raises:
+            ConfigError: one does not start, or has another version of tdpipe.
+        """
+        try:
+            infos: list[HostInfo] = self._ray.get(
+                [host.about.remote() for host in self.hosts], timeout=ACTOR_LIMIT_S
+            )
+        except self._ray.exceptions.RayError as error:
+            fix = f"no actor starts there; is the same tdpipe on every node? ({in_short(error)})"
+            raise ConfigError("distributed_executor_backend", "ray", fix) from None
+        other = [info for info in infos if info.version != version("tdpipe")]
+        if other:
+            fix = f"the node {other[0].address} has tdpipe {other[0].version}, not this version"
+            raise ConfigError("distributed_executor_backend", "ray", fix)
+        return infos
+
     def free(self) -> None:
         """End the actors and give the places back."""
         from ray.util.placement_group import remove_placement_group
@@ -124,6 +151,33 @@ class HeldPlaces:
             for host in self.hosts:
                 self._ray.kill(host, no_restart=True)
             remove_placement_group(self._group)
+
+
+def meeting_point(infos: list[HostInfo]) -> str:
+    """The URL at which processes on these nodes meet, the first of them as its host."""
+    if len({info.address for info in infos}) == 1:
+        return f"file://{infos[0].folder}/rendezvous"
+    return f"tcp://{infos[0].address}:{infos[0].free_port}"
+
+
+def interfaces(infos: list[HostInfo]) -> list[str]:
+    """The network interface that each node is to use; none where all is on one."""
+    if len({info.address for info in infos}) == 1:
+        return [""] * len(infos)
+    return [info.interface for info in infos]
+
+
+def stage_need(ranks: int, threads: int, device: str) -> dict[str, float]:
+    """What a stage takes of a node."""
+    need = {"CPU": float(ranks * threads)}
+    return {**need, "GPU": float(ranks)} if device == "cuda" else need
+
+
+def in_short(error: BaseException) -> str:
+    """The cause of an error of Ray's, without the traceback and the ids that it tells."""
+    cause = getattr(error, "cause", None)
+    lines = str(cause if isinstance(cause, Exception) else error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _is_reachable(address: str) -> bool:

@@ -54,12 +54,7 @@ class StageHost:
 
     def about(self) -> HostInfo:
         """The node, and a folder on it."""
-        import ray
-
-        address = str(ray.util.get_node_ip_address())
-        return HostInfo(
-            version("tdpipe"), address, _interface_of(address), self._temporary.name, _free_port()
-        )
+        return host_info(self._temporary.name)
 
     def clock_s(self) -> float:
         """The node's monotonic clock."""
@@ -98,6 +93,14 @@ class StageHost:
                 self._processes.kill()
             else:
                 self._processes.end()
+
+
+def host_info(folder: str) -> HostInfo:
+    """The node that an actor is on."""
+    import ray
+
+    address = str(ray.util.get_node_ip_address())
+    return HostInfo(version("tdpipe"), address, _interface_of(address), folder, _free_port())
 
 
 def _interface_of(address: str) -> str:

@@ -12,15 +12,21 @@ import zmq
 
 from tdpipe.core.errors import ConfigError, FaultKind, StageFailed
 from tdpipe.execution.control_socket import ControlKeys, Socket, limit_strangers
-from tdpipe.execution.ray_cluster import HeldPlaces, RayCluster
-from tdpipe.execution.ray_host import HostInfo, HostLook
+from tdpipe.execution.ray_cluster import (
+    ACTOR_LIMIT_S,
+    HeldPlaces,
+    RayCluster,
+    in_short,
+    interfaces,
+    meeting_point,
+    stage_need,
+)
+from tdpipe.execution.ray_host import HostInfo, HostLook, StageHost
 from tdpipe.execution.stage_site import Seat
 from tdpipe.execution.stage_watch import Vitals
 from tdpipe.execution.wire import StageSpec, encode
 
 LOOPBACK = "127.0.0.1"
-# What an actor may take to start, with a Python interpreter and its imports.
-ACTOR_LIMIT_S = 120.0
 # A node that does not even answer has lost its processes, or will.
 END_LIMIT_S = 10.0
 CLOCK_READINGS = 5
@@ -52,10 +58,8 @@ class RayLauncher:
     def open(self, context: "zmq.Context[Socket]") -> "RaySite":
         """See StageLauncher."""
         plan = self._plan
-        need = {"CPU": float(plan.ranks_per_stage * plan.threads)}
-        if plan.device == "cuda":
-            need["GPU"] = float(plan.ranks_per_stage)
-        places = self._cluster.hold(plan.num_stages, need)
+        need = stage_need(plan.ranks_per_stage, plan.threads, plan.device)
+        places = self._cluster.hold(plan.num_stages, need, StageHost)
         try:
             return RaySite(places, plan, self._cluster.own_address(), context)
         except BaseException:
@@ -94,7 +98,7 @@ class RaySite:
 
         self._ray: Any = ray
         self._places, self._plan = places, plan
-        infos = self._infos()
+        infos = places.infos()
         self._hosts = [
             _Host(actor, info, self._ahead_s(actor), _nothing_seen(plan.ranks_per_stage))
             for actor, info in zip(places.hosts, infos, strict=True)
@@ -102,24 +106,19 @@ class RaySite:
         addresses = {info.address for info in infos}
         # Without a stage elsewhere nothing listens to the network.
         self._own_address = LOOPBACK if addresses == {own_address} else own_address
-        on_one_node, on_cpu = len(addresses) == 1, plan.device == "cpu"
+        on_cpu = plan.device == "cpu"
         self.seats = [
             Seat(
                 "cpu" if on_cpu else f"cuda:{rank}",  # of those that Ray shows to the actor
                 (),  # Ray keeps no cores apart: pinned, two engines would meet on one
                 plan.threads if on_cpu else 1,
                 info.folder,
-                "" if on_one_node else info.interface,
+                interface,
             )
-            for info in infos
+            for info, interface in zip(infos, interfaces(infos), strict=True)
             for rank in range(plan.ranks_per_stage)
         ]
-        first = infos[0]
-        self.rendezvous = (
-            f"file://{first.folder}/rendezvous"
-            if on_one_node
-            else f"tcp://{first.address}:{first.free_port}"
-        )
+        self.rendezvous = meeting_point(infos)
         self._control_keys = ControlKeys(context)
         self.keys = self._control_keys.of_workers
 
@@ -152,7 +151,7 @@ class RaySite:
             try:
                 host.pids = self._ray.get(one, timeout=ACTOR_LIMIT_S)
             except self._ray.exceptions.RayError as error:
-                raise StageFailed(stage, f"on {host.info.address}: {_in_short(error)}") from None
+                raise StageFailed(stage, f"on {host.info.address}: {in_short(error)}") from None
 
     def all_connected(self) -> None:
         """See StageSite."""
@@ -218,24 +217,9 @@ class RaySite:
             try:
                 host.look = self._ray.get(host.looking)
             except self._ray.exceptions.RayError as error:
-                host.lost = _in_short(error)
+                host.lost = in_short(error)
                 return
         host.looking = host.actor.look.remote()
-
-    def _infos(self) -> list[HostInfo]:
-        asked = [actor.about.remote() for actor in self._places.hosts]
-        try:
-            infos: list[HostInfo] = self._ray.get(asked, timeout=ACTOR_LIMIT_S)
-        except self._ray.exceptions.RayError as error:
-            fix = f"no actor starts there; is the same tdpipe on every node? ({_in_short(error)})"
-            raise ConfigError("distributed_executor_backend", "ray", fix) from None
-        from importlib.metadata import version
-
-        other = [info for info in infos if info.version != version("tdpipe")]
-        if other:
-            fix = f"the node {other[0].address} has tdpipe {other[0].version}, not this version"
-            raise ConfigError("distributed_executor_backend", "ray", fix)
-        return infos
 
     def _ahead_s(self, actor: Any) -> float:
         """Of the quickest of some readings of its clock, in the middle of which it was read."""
@@ -250,10 +234,3 @@ class RaySite:
 
 def _nothing_seen(num_ranks: int) -> HostLook:
     return HostLook({}, [Vitals(False, 0.0)] * num_ranks)
-
-
-def _in_short(error: BaseException) -> str:
-    """The cause of an error of Ray's, without the traceback and the ids that it tells."""
-    cause = getattr(error, "cause", None)
-    lines = str(cause if isinstance(cause, Exception) else error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
