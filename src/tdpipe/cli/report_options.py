@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tdpipe.cli.metrics_server import MetricsServer
     from tdpipe.cli.progress_view import ProgressView
     from tdpipe.llm import LLM
+    from tdpipe.replicas.replica_pool import ReplicaPool
 
 FILES = ("report", "metrics", "log_file")
 
@@ -52,7 +53,7 @@ class RunReports:
         self._view = view
         self.written: list[str] = []  # lines that name the files
         self._failure = ""
-        self._llm: LLM | None = None
+        self._llm: LLM | ReplicaPool | None = None
         self._open = ExitStack()
         self._log: EventLog | None = None
         self._server: MetricsServer | None = None
@@ -88,7 +89,7 @@ class RunReports:
                     raise
                 self.say(f"warning: {refused}")  # what ended the run matters more
 
-    def begin(self, llm: "LLM") -> None:
+    def begin(self, llm: "LLM | ReplicaPool") -> None:
         """The run is about to begin on this engine."""
         self._llm = llm
         self._event("start", model=self._arguments.model, settings=llm.config.recorded())
