@@ -13,8 +13,13 @@ import pytest
 from byte_model import write_byte_model
 from reference_answers import MODEL
 from tdpipe import LLM, RequestRejected, SamplingParams
+from tdpipe.batch.batch_input import BatchInput
+from tdpipe.batch.batch_job import BatchJob
+from tdpipe.batch.journal import open_journal
 from tdpipe.cli.main import main
 from tdpipe.outputs import Job
+from tdpipe.replicas import replica_processes
+from tdpipe.replicas.messages import Checked, Failed, ReplicaSpec
 from tdpipe.replicas.replica_pool import ReplicaPool
 
 SETTINGS = {"kv_cache_memory": "1MiB", "max_num_seqs": 4}
@@ -56,13 +61,26 @@ def long_input(tmp_path_factory):
     return path
 
 
+def jobs(hint=None):
+    """Every second one is long."""
+    for number in range(24):
+        params = SamplingParams(temperature=0.0, max_tokens=(2, 60)[number % 2], ignore_eos=True)
+        yield Job(("job", number), [number, 7], None, params, hint)
+
+
+def tokens(results):
+    return {one.key: one.output.outputs[0].token_ids for one in results}
+
+
 @pytest.fixture(scope="module")
 def alone(byte_model, long_input, tmp_path_factory):
-    """The answers of one engine."""
+    """What one engine says of itself, its answers to the input, and its tokens for the jobs."""
     out = tmp_path_factory.mktemp("alone") / "out.jsonl"
-    command = ["run-batch", "-i", str(long_input), "-o", str(out), "--model", byte_model]
-    assert main([*command, *OPTIONS]) == 0
-    return answers(out)
+    with LLM(byte_model, **SETTINGS) as llm, long_input.open("rb") as file:
+        batch = BatchInput(file)
+        with open_journal(str(out), batch.index, {}, False) as journal:
+            assert BatchJob(byte_model, print).run(llm, batch, journal).num_failed == 0
+        return (llm.result_settings(), llm.partition), answers(out), tokens(llm.submit_iter(jobs()))
 
 
 def test_the_embedded_model_answers_as_one_engine_does(tmp_path, capsys):
@@ -89,22 +107,13 @@ def test_the_embedded_model_answers_as_one_engine_does(tmp_path, capsys):
     assert "requests     7 finished, 3 failed" in shown
 
 
-def jobs(lengths, hint=None):
-    for number, tokens in enumerate(lengths):
-        params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-        yield Job(("job", number), [number % 200, 7], None, params, hint)
+def test_a_pool_checks_balances_and_outlives_a_replica(byte_model, alone, tmp_path, monkeypatch):
+    """That every second job is long nobody foresees: one replica gets all of those.
 
-
-def tokens(results):
-    return {one.key: one.output.outputs[0].token_ids for one in results}
-
-
-def test_a_pool_checks_balances_and_outlives_a_replica(byte_model, tmp_path):
-    """Every second job is long, which nobody foresees: one replica gets all of those."""
-    lengths = [60 if number % 2 else 2 for number in range(24)]
-    with LLM(byte_model, **SETTINGS) as llm:
-        whole = tokens(llm.submit_iter(jobs(lengths)))
-        described = llm.result_settings(), llm.partition
+    Then that one is stopped, as from outside, and is killed for it.
+    """
+    monkeypatch.setattr(replica_processes, "STOPPED_LIMIT_S", 0.4)
+    described, _, whole = alone
     moments, timeline = [], tmp_path / "run.json"
     with ReplicaPool(byte_model, replicas=2, timeline=timeline, **SETTINGS) as pool:
         assert (pool.result_settings(), pool.partition) == described
@@ -112,20 +121,55 @@ def test_a_pool_checks_balances_and_outlives_a_replica(byte_model, tmp_path):
         pool.check(good)
         with pytest.raises(RequestRejected, match=r"^prompt=300: use token ids from 0 to 256$"):
             pool.check(Job(0, [300], None, SamplingParams()))
-        assert tokens(pool.submit_iter(jobs(lengths, hint=2), moments.append)) == whole
+        assert tokens(pool.submit_iter(jobs(hint=2), moments.append)) == whole
         summary = pool.summary()
-        assert summary.num_moved > 0 and summary.num_requests == len(lengths)
+        assert summary.num_moved > 0 and summary.num_requests == 24
         assert all(one.busy_s > 0 for one in summary.replicas)
-        assert moments[-1].num_requests == len(lengths)
-        results = pool.submit_iter(jobs(lengths))
+        assert moments[-1].num_requests == 24
+        results = pool.submit_iter(jobs())
         first = next(results)
-        os.kill(pool.pids[0], signal.SIGKILL)
+        os.kill(pool.pids[0], signal.SIGSTOP)
         assert tokens([first, *results]) == whole
         assert "killed" in pool.summary().replicas[0].lost
-        assert tokens(pool.submit_iter(jobs(lengths))) == whole  # on the one that is left
+        assert tokens(pool.submit_iter(jobs())) == whole  # on the one that is left
         pids = pool.pids
     assert not any(map(psutil.pid_exists, pids))
     assert json.loads((tmp_path / "run.replica1.json").read_text())["traceEvents"]
+
+
+FLOOD = """
+import sys, zmq
+from tdpipe.replicas.messages import Checked, encode
+socket = zmq.Context().socket(zmq.PUSH)
+socket.connect(sys.argv[1])
+while True:
+    socket.send(encode(Checked(0, None)))
+"""
+
+
+def test_an_end_is_noticed_while_others_send_without_pause(monkeypatch):
+    programs = [FLOOD, "raise SystemExit(3)"]
+
+    def start(spec, folder, environment):
+        command = [sys.executable, "-c", programs[spec.replica], spec.pool_address]
+        return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+    monkeypatch.setattr(replica_processes, "_start", start)
+    monkeypatch.setattr(replica_processes, "CLOSE_LIMITS_S", (0.0, 0.0, 10.0))
+    processes = replica_processes.ReplicaProcesses(
+        lambda folder: [ReplicaSpec(i, 2, "{}", (), f"ipc://{folder}/pool", "") for i in (0, 1)],
+        [{}, {}],
+    )
+    try:
+        while not isinstance(processes.receive(1.0), Checked):
+            pass
+        deadline_s = time.monotonic() + 10
+        while not isinstance(message := processes.receive(1.0), Failed):
+            assert isinstance(message, Checked) and time.monotonic() < deadline_s
+    finally:
+        processes.close()
+    assert message.replica == 1 and "its process ended (exit status 3)" in message.error
+    assert not any(map(psutil.pid_exists, processes.pids))
 
 
 def workers(process):
@@ -171,11 +215,11 @@ def test_a_run_is_stopped_in_three_ways_and_goes_on(byte_model, long_input, alon
         stop(running)
         said = started.communicate(timeout=30)[1]
         assert started.returncode == status, said
-        assert ("error: stage 0 failed: its process was killed" in said) == (status == 3)
+        assert ("failed: its process was killed" in said) == (status == 3)
         assert psutil.wait_procs(replicas + stages, 5)[1] == []
         num_lines = len(answers(out))
         assert num_lines < NUM_LINES
-    assert main(command) == 0 and answers(out) == alone  # the last part on one engine
+    assert main(command) == 0 and answers(out) == alone[1]  # the last part on one engine
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from tdpipe.core.errors import (
     FaultKind,
     FieldError,
     InputRejected,
+    ReplicaFailed,
     RequestFailed,
     RequestRejected,
     StageFailed,
@@ -89,6 +90,8 @@ def _error_fields(error: TdpipeError) -> dict[str, Any]:
     kind = type(error).__name__
     if isinstance(error, FieldError):
         return {"kind": kind, "field": error.field, "fix": error.fix, **_value(error.value)}
+    if isinstance(error, ReplicaFailed):
+        return {"kind": kind, "replica": error.replica, "cause": error.cause}
     if isinstance(error, StageFailed):
         names = ("stage", "cause", "detail", "kind", "batch_id", "tensor_rank")
         return {"kind": kind, "of": {name: getattr(error, name) for name in names}}
@@ -101,6 +104,8 @@ def _error_fields(error: TdpipeError) -> dict[str, Any]:
 
 def _error_of(fields: dict[str, Any]) -> TdpipeError:
     kind = fields["kind"]
+    if kind == "ReplicaFailed":
+        return ReplicaFailed(fields["replica"], fields["cause"])
     if kind == "StageFailed":
         of = fields["of"]
         return StageFailed(**{**of, "kind": FaultKind(of["kind"])})

@@ -118,9 +118,9 @@ class PoolRun:
             if message is not None:
                 yield from self._take(message)
             self._see_whether_to_end()
-        self.is_over = True
         if self._is_cut:
             raise KeyboardInterrupt
+        self.is_over = True
         if self._failure is not None:
             raise self._failure
 

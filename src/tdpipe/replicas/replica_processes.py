@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import zmq
 
-from tdpipe.core.errors import FaultKind, StageFailed
+from tdpipe.core.errors import ReplicaFailed
 from tdpipe.execution.failure_cause import cause_of_end
 from tdpipe.execution.life_line import ask_to_be_woken
 from tdpipe.replicas.job_text import error_text
@@ -107,8 +107,9 @@ class ReplicaProcesses:
 
     def receive(self, limit_s: float) -> FromReplica | None:
         """The next message of a living replica, or None after limit_s, perhaps before."""
-        if not self._from_replicas.poll(round(limit_s * 1000)):
-            return self._look()
+        lost = self._look()  # first: messages of the others may leave no moment without one
+        if lost is not None or not self._from_replicas.poll(round(limit_s * 1000)):
+            return lost
         message: FromReplica = decode_from_replica(self._from_replicas.recv())
         if message.replica not in self.living:
             return None
@@ -162,7 +163,7 @@ class ReplicaProcesses:
                 self._watch_for_stop(replica, now_s)
             elif now_s - self._ended_s.setdefault(replica, now_s) >= LAST_WORDS_S:
                 self.living.discard(replica)
-                failure = StageFailed(0, cause_of_end(status), kind=FaultKind.DIED)
+                failure = ReplicaFailed(replica, cause_of_end(status))
                 return Failed(replica, error_text(failure))
         return None
 

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import time
+import traceback
 from contextlib import closing
 from queue import SimpleQueue
 from types import TracebackType
@@ -71,7 +72,7 @@ class ReplicaSession:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         self._llm.close()
 
@@ -97,8 +98,12 @@ class ReplicaSession:
     # ---- the thread that receives
 
     def _receive(self) -> None:
-        while True:
-            self._take(self._link.receive())
+        try:
+            while True:
+                self._take(self._link.receive())
+        except BaseException:  # without messages the replica is of no use
+            traceback.print_exc()
+            os._exit(1)
 
     def _take(self, message: ToReplica) -> None:
         if isinstance(message, Jobs):

@@ -10,6 +10,7 @@ from tdpipe.core.errors import (
     ConfigError,
     FaultKind,
     InputRejected,
+    ReplicaFailed,
     RequestFailed,
     RequestRejected,
     StageFailed,
@@ -55,6 +56,7 @@ ERRORS = [
     ConfigError("device", "cuda", "use cpu"),
     CapacityError("memory", "5 MiB free", "use less"),
     STAGE,
+    ReplicaFailed(2, "its process was killed"),
     RequestFailed(4, STAGE),
     InputRejected(3, 10),
     TooManyErrors(4, 3, "the last"),
@@ -84,7 +86,7 @@ def test_errors(error):
     assert type(back) is type(error) and str(back) == str(error)
     assert json.dumps(error_object(back, 3)) == json.dumps(error_object(error, 3))
     if isinstance(error, StageFailed):
-        assert vars(back) == vars(error) and back.kind is FaultKind.HUNG
+        assert vars(back) == vars(error) and type(back.kind) is FaultKind
     if isinstance(error, RequestFailed):
         assert vars(back.last) == vars(error.last) and back.failures == 4
 

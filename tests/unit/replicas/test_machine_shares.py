@@ -1,8 +1,11 @@
-"""Cores and cards of each replica."""
+"""Cores, cards and memory of each replica."""
 
 import pytest
 
-from tdpipe.core.errors import ConfigError
+from tdpipe.config.engine_config import EngineConfig
+from tdpipe.core.errors import CapacityError, ConfigError
+from tdpipe.execution.models.model_source import resolve_model
+from tdpipe.frontend.pipeline_setup import resolve_setup
 from tdpipe.replicas.machine_shares import card_groups, core_groups
 
 
@@ -36,3 +39,12 @@ def test_too_few_cards(device):
 def test_no_cards():
     with pytest.raises(ConfigError, match=r"replicas=2: there are 0 CUDA devices.*use device cpu"):
         card_groups([], 2, 1, "cuda")
+
+
+def test_memory_is_shared():
+    """A model that fits the machine, and not the small part of it that is this engine's."""
+    source = resolve_model("smollm2-135m-instruct")
+    config = EngineConfig("smollm2-135m-instruct", device="cpu")
+    resolve_setup(config, source, 0.5)
+    with pytest.raises(CapacityError, match="free on this machine"):
+        resolve_setup(config, source, 1e-3)

@@ -5,7 +5,7 @@ from collections import deque
 
 import pytest
 
-from tdpipe.core.errors import FaultKind, RequestRejected, StageFailed
+from tdpipe.core.errors import ReplicaFailed, RequestRejected, StageFailed
 from tdpipe.core.sampling_params import SamplingParams
 from tdpipe.outputs import CompletionOutput, Job, Progress, RequestOutput
 from tdpipe.replicas.job_text import error_text
@@ -23,7 +23,7 @@ from tdpipe.replicas.messages import (
 )
 from tdpipe.replicas.pool_run import PoolRun
 
-KILLED = error_text(StageFailed(0, "its process was killed", kind=FaultKind.DIED))
+KILLED = error_text(ReplicaFailed(1, "its process was killed"))
 
 
 class FakeReplicas:
@@ -146,15 +146,14 @@ def test_a_lost_replicas_jobs_are_done_by_the_other(caplog):
 def test_all_replicas_are_lost():
     replicas, found = FakeReplicas([1, 1], {0: 7, 1: 20}), []
     pool_run = PoolRun(1, replicas, [16, 16], jobs(100))
-    with pytest.raises(StageFailed, match="its process was killed"):
-        found.extend(iter_into(pool_run.results(), found))
+    with pytest.raises(StageFailed, match="replica 1 failed: its process was killed"):
+        iter_into(pool_run.results(), found)
     assert len(found) == 27 and not pool_run.is_over
 
 
 def iter_into(results, found):
     for result in results:
         found.append(result)
-    return ()
 
 
 def test_a_replica_that_was_lost_before_gets_nothing():
@@ -185,6 +184,7 @@ def test_too_little_time_to_finish():
     pool_run.finish_early(-1.0)
     with pytest.raises(KeyboardInterrupt):
         list(results)
+    assert not pool_run.is_over  # its engines are closed
 
 
 def test_jobs_that_cannot_run_and_an_input_that_fails():
