@@ -29,6 +29,15 @@ def test_to_whom_has_the_least_work():
     assert assignment.outstanding(1) == [1, 2, 3, 4] and assignment.num_open == 5
 
 
+def test_what_is_done_weighs_no_more():
+    assignment = filled([9, 9], [LONG, SHORT, SHORT])
+    assignment.hand_out()
+    assert assignment.done(0, 0)
+    for number in (3, 4, 5):
+        assignment.add(number, SHORT)
+    assert assignment.hand_out() == [(0, 3), (0, 4), (0, 5)]
+
+
 def test_no_more_than_the_window():
     assignment = filled([2, 1], [SHORT] * 5)
     assert len(assignment.hand_out()) == 3 and not assignment.has_room

@@ -19,16 +19,21 @@ def outputs(results):
 
 
 def test_those_that_wait_are_given_up_and_the_others_end_as_ever():
-    # Room for 8 requests of two blocks at once.
+    # Room for 8 requests at once; when the first ends, of one job only one of the two has begun.
     limits = make_limits(num_blocks=16, block_size=8, max_model_len=64)
     whole = outputs(EngineWithoutStages(limits).submit_iter(jobs(30, n=2)))
     engine, taken = EngineWithoutStages(limits), []
     results = engine.submit_iter(jobs(30, n=2))
     found = [next(results)]
-    engine.run.take_back(frozenset(range(15, 40)), taken.append)
+    waiting = engine.run._control.state.waiting
+    begun = {number for number in range(30) if {2 * number, 2 * number + 1} - waiting.keys()}
+    half_begun = {number for number in begun if 2 * number + 1 in waiting}
+    waiting[2 * 29].num_preemptions = 1  # it had begun before
+    engine.run.take_back(frozenset([*half_begun, *range(15, 40)]), taken.append)
     found += results
     (given,) = taken
-    assert 0 < len(given) <= 15 and set(given) <= set(range(15, 30))
+    assert half_begun and set(given) == set(range(15, 29)) - begun
+    assert not engine.run._intake.accepted
     ended = outputs(found)
     assert len(found) == 30 - len(given) and not set(ended) & set(given)
     assert ended == {key: whole[key] for key in ended}
