@@ -12,12 +12,13 @@ import pytest
 
 from byte_model import write_byte_model
 from reference_answers import MODEL
-from tdpipe import LLM, RequestRejected, SamplingParams
+from tdpipe import LLM, ConfigError, RequestRejected, SamplingParams
 from tdpipe.batch.batch_input import BatchInput
 from tdpipe.batch.batch_job import BatchJob
 from tdpipe.batch.journal import open_journal
 from tdpipe.cli.main import main
 from tdpipe.outputs import Job
+from tdpipe.prediction.oracle import OraclePredictor
 from tdpipe.replicas import replica_processes
 from tdpipe.replicas.messages import Checked, Failed, ReplicaSpec
 from tdpipe.replicas.replica_pool import ReplicaPool
@@ -95,16 +96,20 @@ def test_the_embedded_model_answers_as_one_engine_does(tmp_path, capsys):
         "{broken\n",
     ]
     given.write_text("".join(lines))
-    found = []
+    found, log = [], tmp_path / "log.jsonl"
     for replicas in (1, 2):
         out = tmp_path / f"out{replicas}.jsonl"
         command = ["run-batch", "-i", str(given), "-o", str(out), "--model", MODEL, "--replicas"]
-        assert main([*command, str(replicas), "--kv-cache-memory", "64MiB"]) == 1
+        command += [str(replicas), "--kv-cache-memory", "64MiB", "--log-file", str(log)]
+        assert main(command) == 1
         found.append(answers(out))
     assert found[0] == found[1] and len(found[0]) == len(lines)
     shown = capsys.readouterr().out
     assert "replica 0    " in shown and "replica 1    " in shown
     assert "requests     7 finished, 3 failed" in shown
+    logged = json.loads(log.read_text().splitlines()[-1])
+    assert logged["event"] == "end" and logged["summary"]["output_tokens_per_s"] > 0
+    assert sum(one["num_requests"] for one in logged["summary"]["replicas"]) == 7
 
 
 def test_a_pool_checks_balances_and_outlives_a_replica(byte_model, alone, tmp_path, monkeypatch):
@@ -248,3 +253,16 @@ def test_what_replicas_do_not_do(options, long_input, tmp_path, capsys):
     out = str(tmp_path / "out.jsonl")
     assert main(["run-batch", "-i", str(long_input), "-o", out, *options]) == 2
     assert "error: re" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"replicas": True}, "replicas=True: use a whole number"),
+        ({"replicas": 2, "length_predictor": OraclePredictor({})}, "length_predictor=.*other proc"),
+        ({"replicas": 2, "colour": "red"}, "colour='red': unknown setting"),
+    ],
+)
+def test_what_a_pool_cannot_be_made_of(byte_model, settings, told):
+    with pytest.raises(ConfigError, match=told):
+        ReplicaPool(byte_model, **settings)

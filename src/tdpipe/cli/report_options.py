@@ -120,7 +120,7 @@ class RunReports:
         from tdpipe.reporting.summary_fields import summary_fields
 
         record = self._llm.record() if self._llm is not None else None
-        figures = summary_fields(record.summary) if record is not None else None
+        figures = summary_fields(record.summary) if record is not None else self._pool_figures()
         self._event("failed" if failure else "end", error=failure or None, summary=figures)
         if record is not None:
             if self._arguments.metrics:
@@ -129,6 +129,12 @@ class RunReports:
                 self._write("report", report_page(record, failure))
         elif self._arguments.metrics or self._arguments.report:
             self.say("no batch was run: there is nothing to report")
+
+    def _pool_figures(self) -> dict[str, Any] | None:
+        """Those of several engines, which leave no record here."""
+        from tdpipe.replicas.replica_pool import ReplicaPool
+
+        return self._llm.figures() if isinstance(self._llm, ReplicaPool) else None
 
     def _write(self, name: str, text: str) -> None:
         path = getattr(self._arguments, name)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -152,6 +153,13 @@ class ReplicaPool:
 
     def record(self) -> None:
         """None: the traces stay with the replicas, which write them as `timeline`."""
+
+    def figures(self) -> dict[str, Any] | None:
+        """The summary as plain values, for logs; None before any run."""
+        if self._last_run is None:
+            return None
+        summary = self.summary()
+        return {**asdict(summary), "output_tokens_per_s": summary.output_tokens_per_s}
 
     def summary(self) -> PoolSummary:
         """Figures of the latest run."""
