@@ -1,6 +1,6 @@
 """The offline front end: prompts in, finished text out."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from tdpipe.core.limits import Limits
 from tdpipe.core.sampling_params import SamplingParams
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.frontend.job_intake import prompt_token_ids
-from tdpipe.frontend.job_run import JobRun, RunParts
+from tdpipe.frontend.job_run import JobRun, RunParts, TakenBack
 from tdpipe.frontend.pipeline_setup import resolve_setup
 from tdpipe.frontend.predictor_setup import resolve_predictor
 from tdpipe.lengths.model_identity import model_digest
@@ -42,6 +42,8 @@ class LLM:
     Args:
         model: see EngineConfig, as for all settings in `settings`.
         timeline: file for a Chrome trace of the latest run.
+        memory_share: of the machine's free memory, the part that this engine may take on CPU,
+            where several engines share the machine.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -51,12 +53,19 @@ class LLM:
         RequestFailed: (from any run) the stages fail at one request whenever it is computed.
     """
 
-    def __init__(self, model: str, *, timeline: str | Path | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        timeline: str | Path | None = None,
+        memory_share: float = 1.0,
+        **settings: Any,
+    ) -> None:
         self._closed = True
         self.config = make_config(model, settings)
         self._timeline = Path(timeline) if timeline is not None else None
         self._source = resolve_model(model)
-        self._setup = resolve_setup(self.config, self._source)
+        self._setup = resolve_setup(self.config, self._source, memory_share)
         self._tokenizer: Tokenizer | None = None
         self._predictor = resolve_predictor(self.config, self._source, lambda: self.tokenizer)
         self._limits: Limits | None = None
@@ -137,6 +146,17 @@ class LLM:
         no run that decodes.
         """
         return self._open_run is not None and self._open_run.finish_early(grace_s)
+
+    def take_back(self, keys: Collection[object], on_taken: TakenBack) -> bool:
+        """Give up those jobs of the present run that have not begun; from any thread.
+
+        They end without a result; `on_taken` gets their keys, which must be hashable. False when
+        there is no run.
+        """
+        run = self._open_run
+        if run is not None:
+            run.take_back(keys, on_taken)
+        return run is not None
 
     def check(self, job: Job) -> None:
         """Whether a job could run; waits for the stages, runs nothing.

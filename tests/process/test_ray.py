@@ -107,7 +107,8 @@ def test_a_batch_run_that_loses_its_node(cluster, model, tmp_path):
     """Without room it ends as when stages fail too often; given again, it does what is left."""
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     num_lines = write_batch(source)
-    command = run_batch(model, source, target, "--backend", "ray", "--address", cluster.address)
+    options = ["--backend", "ray", "--address", cluster.address, "--max-restarts", "1"]
+    command = run_batch(model, source, target, *options)
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while run.poll() is None and not (target.exists() and target.read_text()):
         time.sleep(0.01)
@@ -121,6 +122,20 @@ def test_a_batch_run_that_loses_its_node(cluster, model, tmp_path):
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     here = tmp_path / "here.jsonl"
     subprocess.run(run_batch(model, source, here), check=True, capture_output=True, timeout=120)
+    assert len(texts(here)) == num_lines and texts(target) == texts(here)
+
+
+def test_replicas_on_the_nodes(cluster, model, tmp_path):
+    """An engine on each, one output; each with a control port of its own."""
+    source, target, here = (tmp_path / f"{name}.jsonl" for name in ("in", "out", "here"))
+    num_lines = write_batch(source)
+    ray_options = ["--backend", "ray", "--address", cluster.address]
+    ports = ["--control-port", str(free_ports(4))]
+    command = run_batch(model, source, target, "--replicas", "2", *ray_options, *ports, "-p", "1")
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    assert "replica 1" in told
+    run = run_batch(model, source, here)
+    subprocess.run(run, check=True, capture_output=True, timeout=120)
     assert len(texts(here)) == num_lines and texts(target) == texts(here)
 
 

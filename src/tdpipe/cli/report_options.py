@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tdpipe.cli.metrics_server import MetricsServer
     from tdpipe.cli.progress_view import ProgressView
     from tdpipe.llm import LLM
+    from tdpipe.replicas.replica_pool import ReplicaPool
 
 FILES = ("report", "metrics", "log_file")
 
@@ -52,7 +53,7 @@ class RunReports:
         self._view = view
         self.written: list[str] = []  # lines that name the files
         self._failure = ""
-        self._llm: LLM | None = None
+        self._llm: LLM | ReplicaPool | None = None
         self._open = ExitStack()
         self._log: EventLog | None = None
         self._server: MetricsServer | None = None
@@ -88,7 +89,7 @@ class RunReports:
                     raise
                 self.say(f"warning: {refused}")  # what ended the run matters more
 
-    def begin(self, llm: "LLM") -> None:
+    def begin(self, llm: "LLM | ReplicaPool") -> None:
         """The run is about to begin on this engine."""
         self._llm = llm
         self._event("start", model=self._arguments.model, settings=llm.config.recorded())
@@ -119,7 +120,7 @@ class RunReports:
         from tdpipe.reporting.summary_fields import summary_fields
 
         record = self._llm.record() if self._llm is not None else None
-        figures = summary_fields(record.summary) if record is not None else None
+        figures = summary_fields(record.summary) if record is not None else self._pool_figures()
         self._event("failed" if failure else "end", error=failure or None, summary=figures)
         if record is not None:
             if self._arguments.metrics:
@@ -128,6 +129,12 @@ class RunReports:
                 self._write("report", report_page(record, failure))
         elif self._arguments.metrics or self._arguments.report:
             self.say("no batch was run: there is nothing to report")
+
+    def _pool_figures(self) -> dict[str, Any] | None:
+        """Those of several engines, which leave no record here."""
+        from tdpipe.replicas.replica_pool import ReplicaPool
+
+        return self._llm.figures() if isinstance(self._llm, ReplicaPool) else None
 
     def _write(self, name: str, text: str) -> None:
         path = getattr(self._arguments, name)

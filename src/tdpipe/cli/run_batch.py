@@ -5,7 +5,13 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tdpipe.cli.engine_options import add_engine_options, engine_settings
+from tdpipe.cli.engine_options import add_engine_options
+from tdpipe.cli.replica_options import (
+    add_replica_options,
+    check_replica_options,
+    open_engine,
+    timeline_line,
+)
 from tdpipe.cli.report_options import RunReports, add_report_options
 from tdpipe.core.errors import InputRejected
 
@@ -14,6 +20,7 @@ if TYPE_CHECKING:
     from tdpipe.batch.batch_job import BatchOutcome
     from tdpipe.cli.progress_view import ProgressView
     from tdpipe.llm import LLM
+    from tdpipe.replicas.replica_pool import ReplicaPool
 
 EXIT_CODES = """\
 The same command given again goes on where a run was left: finished lines are kept and left out.
@@ -22,8 +29,8 @@ exit status:
   0  every line succeeded
   1  the run ended, some lines became error lines
   2  the run could not start: a setting or a file cannot be used, or --strict found bad lines
-  3  stages failed more often than --max-restarts allows, or could not start; what was finished is
-     in the output
+  3  stages failed more often than --max-restarts allows, or could not start, with --replicas those
+     of every replica; what was finished is in the output
   4  more lines failed than --max-errors allows
   130  interrupted; lines that were not finished are left for the next run
 """
@@ -49,6 +56,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _add_output_options(parser)
     add_engine_options(parser)
+    add_replica_options(parser)
     add_report_options(parser)
     parser.set_defaults(run=run)
 
@@ -86,7 +94,6 @@ def run(arguments: argparse.Namespace) -> int:
     from tdpipe.batch.line_progress import in_lines
     from tdpipe.cli.interruption import Interruption
     from tdpipe.cli.progress_view import ProgressView
-    from tdpipe.llm import LLM
 
     answers: list[tuple[str, str]] = []
 
@@ -94,21 +101,22 @@ def run(arguments: argparse.Namespace) -> int:
         if len(answers) < arguments.show:
             answers.append((custom_id, text))
 
+    check_replica_options(arguments)
     hints = read_length_hints(arguments.length_hints) if arguments.length_hints else None
     check_output(arguments.output, arguments.input)
     with ExitStack() as stack:
         batch = BatchInput(stack.enter_context(open_input(arguments.input)))
         view = stack.enter_context(ProgressView())
         reports = stack.enter_context(RunReports(arguments, view))
-        llm = stack.enter_context(LLM(arguments.model, **engine_settings(arguments)))
+        llm = open_engine(arguments)
+        stack.enter_context(llm)
         interruption = Interruption(llm.finish_early, arguments.grace, view.say)
         stack.enter_context(interruption)
         settings, index = llm.result_settings(), batch.index
         output, overwrite = arguments.output, arguments.overwrite
         journal = stack.enter_context(open_journal(output, index, settings, overwrite))
-        layers = ",".join(map(str, llm.partition))
         reports.begin(llm)
-        reports.say(f"{arguments.model}: {len(llm.partition)} stages of {layers} layers")
+        reports.say(_layout_line(arguments, llm))
         if len(journal.finished):
             reports.say(f"{len(journal.finished)} of {index.num_lines} lines are finished already")
         if arguments.strict:
@@ -133,7 +141,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if outcome.num_failed else 0
 
 
-def _refuse_bad_lines(batch: "BatchInput", llm: "LLM", view: "ProgressView") -> None:
+def _layout_line(arguments: argparse.Namespace, llm: "LLM | ReplicaPool") -> str:
+    layers = ",".join(map(str, llm.partition))
+    each = f"{len(llm.partition)} stages of {layers} layers"
+    return f"{arguments.model}: " + (
+        f"{arguments.replicas} replicas, each {each}" if arguments.replicas > 1 else each
+    )
+
+
+def _refuse_bad_lines(batch: "BatchInput", llm: "LLM | ReplicaPool", view: "ProgressView") -> None:
     """List every bad line. Raises InputRejected if there is one."""
     from tdpipe.batch.strict_check import bad_lines
 
@@ -172,7 +188,7 @@ def _say_results(
     if outcome.num_earlier:
         print(f"             {outcome.num_earlier} lines are from earlier runs", file=human)
     if arguments.timeline and summary:
-        print(f"timeline     {arguments.timeline} (open in Perfetto)", file=human)
+        print(timeline_line(arguments), file=human)
     for line in written:
         print(line, file=human)
     if outcome.num_failed:

@@ -90,6 +90,18 @@ class StageFailed(TdpipeError, RuntimeError):
         return f"{self.headline}\n{self.detail}" if self.detail else self.headline
 
 
+class ReplicaFailed(StageFailed):
+    """The process of a replica, an engine with all its stages, ended or was stopped for good."""
+
+    def __init__(self, replica: int, cause: str) -> None:
+        super().__init__(0, cause, kind=FaultKind.DIED)
+        self.replica = replica
+
+    @property
+    def headline(self) -> str:
+        return f"replica {self.replica} failed: {self.cause}"
+
+
 class RequestFailed(TdpipeError, RuntimeError):
     """A request was given up because the stages failed at it, in the end with nothing beside it."""
 

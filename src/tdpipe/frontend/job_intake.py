@@ -13,6 +13,7 @@ from tdpipe.control.request_check import check_request
 from tdpipe.core.errors import RequestRejected, TdpipeError
 from tdpipe.core.limits import Limits
 from tdpipe.frontend.intake_forecasts import IntakeForecasts
+from tdpipe.frontend.job_feed import JobFeed
 from tdpipe.outputs import Job
 from tdpipe.prediction.length_predictor import LengthForecast
 from tdpipe.text.tokenizer import Tokenizer
@@ -114,6 +115,8 @@ class JobIntake:
         with self._room:
             self._cancelled = True
             self._room.notify()
+        if isinstance(self._jobs, JobFeed):
+            self._jobs.end()  # the thread may be waiting for a job that never comes
         self._opened.set()
 
     def cancel(self) -> None:
@@ -123,6 +126,9 @@ class JobIntake:
 
     def _run(self) -> None:
         try:
+            if isinstance(self._jobs, JobFeed):
+                # While the thread waits for the next job, those before it must be handed over.
+                self._opened.wait()
             for index, job in enumerate(self._jobs):
                 if self._cancelled:
                     return

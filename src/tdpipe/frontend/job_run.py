@@ -1,7 +1,8 @@
 """One run of jobs over a pipeline: intake, engine loop, outputs, figures."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from tdpipe.control.control_plane import ControlPlane, OutputEvent
@@ -14,7 +15,7 @@ from tdpipe.cost.profiled_cost import ProfiledCost
 from tdpipe.execution.models.model_source import ModelSource
 from tdpipe.execution.pipeline_executor import PipelineExecutor
 from tdpipe.frontend.intake_forecasts import IntakeForecasts
-from tdpipe.frontend.job_intake import JobIntake
+from tdpipe.frontend.job_intake import AcceptedJob, JobIntake
 from tdpipe.frontend.output_collector import OutputCollector
 from tdpipe.frontend.progress_meter import JobCounts, ProgressMeter
 from tdpipe.outputs import Job, JobResult, Progress, StreamUpdate
@@ -29,6 +30,8 @@ from tdpipe.text.tokenizer import Tokenizer
 from tdpipe.tracing.run_trace import RunTrace
 
 PROGRESS_INTERVAL_S = 0.2
+# Told the keys of the jobs that were given up.
+TakenBack = Callable[[list[object]], None]
 
 log = logging.getLogger("tdpipe")
 
@@ -76,6 +79,7 @@ class JobRun:
         self._control: ControlPlane | None = None
         self._recovery: FaultRecovery | None = None
         self._collector: OutputCollector | None = None
+        self._take_backs: deque[tuple[Collection[object], TakenBack]] = deque()
         self._intake = JobIntake(
             jobs,
             parts.tokenizer,
@@ -93,6 +97,7 @@ class JobRun:
                 done = self._collect(event)
                 if done is not None:
                     yield done
+            self._give_back()
             self._report_progress()
         yield from self._rejected()
         if self._intake.failure is not None:
@@ -134,6 +139,13 @@ class JobRun:
         self._end_by_s = self._parts.executor.now_s() + grace_s
         self._intake.stop()
         return True
+
+    def take_back(self, keys: Collection[object], on_taken: TakenBack) -> None:
+        """Give up those jobs of these keys that have not begun; from any thread.
+
+        They end without a result. `on_taken` is called on the thread that takes the results.
+        """
+        self._take_backs.append((keys, on_taken))
 
     def settle(self) -> None:
         """End the run: no more jobs are read, batches still in flight are waited for."""
@@ -252,6 +264,26 @@ class JobRun:
         self._num_failed += 1
         self._intake.ended(accepted)
         return JobResult(accepted.job.key, None, error)
+
+    def _give_back(self) -> None:
+        while self._take_backs:
+            keys, on_taken = self._take_backs.popleft()
+            found = [one for one in list(self._intake.accepted.values()) if one.job.key in keys]
+            jobs = {one.first_request_id: one for one in found}.values()
+            on_taken([one.job.key for one in jobs if self._withdraw(one)])
+
+    def _withdraw(self, accepted: AcceptedJob) -> bool:
+        """Forget a job; False if a request of it has begun."""
+        assert self._collector is not None and self._control is not None
+        first, waiting = accepted.first_request_id, self._control.state.waiting
+        ids = range(first, first + accepted.job.params.n)
+        if any(i not in waiting or waiting[i].num_preemptions for i in ids):
+            return False
+        for request_id in ids:
+            self._control.abort(request_id)
+        self._collector.drop(first)
+        self._intake.ended(accepted)
+        return True
 
     def _rejected(self) -> Iterator[JobResult]:
         while self._intake.rejected:

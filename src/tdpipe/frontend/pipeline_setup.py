@@ -35,7 +35,10 @@ UNKNOWN_CARD = "L20"
 
 @dataclass(frozen=True, slots=True)
 class PipelineSetup:
-    """Settings with every "auto" resolved."""
+    """Settings with every "auto" resolved.
+
+    `memory_share` of the machine's free memory is this pipeline's, on CPU.
+    """
 
     config: EngineConfig
     shape: ModelShape
@@ -45,6 +48,7 @@ class PipelineSetup:
     cost: CostModel
     model_limit: int
     cluster: RayCluster | None = None
+    memory_share: float = 1.0
 
     def executor(self, folder: Path, length_predictor: Path | None = None) -> PipelineExecutor:
         """Start the stage processes; returns before they are up.
@@ -100,7 +104,7 @@ class PipelineSetup:
             for stage in range(len(self.layers))
         ]
         if self.device == "cpu":
-            free = [min(bytes_, CPU_KV_BYTES_LIMIT) for bytes_ in free]
+            free = [min(int(bytes_ * self.memory_share), CPU_KV_BYTES_LIMIT) for bytes_ in free]
         wanted = config.kv_bytes()
         kv_bytes = free if wanted is None else [wanted] * len(free)
         value_bytes = VALUE_BYTES[self.dtype]
@@ -135,7 +139,8 @@ class PipelineSetup:
         weights = [bytes_ // ranks for bytes_ in of_stages for _ in range(ranks)]
         places = tuple(range(len(weights)))
         if self.device == "cpu":
-            memories = [Memory("this machine", psutil.virtual_memory().available, places)]
+            available = int(psutil.virtual_memory().available * self.memory_share)
+            memories = [Memory("this machine", available, places)]
         else:
             usable = [round(bytes_ * self.config.gpu_memory_utilization) for bytes_ in card_bytes()]
             memories = [Memory(f"cuda:{place}", usable[place], (place,)) for place in places]
@@ -155,7 +160,9 @@ class PipelineSetup:
             fitting_model_len(blocks, size, self.config.max_model_len, self.model_limit)
 
 
-def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
+def resolve_setup(
+    config: EngineConfig, source: ModelSource, memory_share: float = 1.0
+) -> PipelineSetup:
     """Resolve device, dtype and partition for a model.
 
     Raises:
@@ -191,7 +198,9 @@ def resolve_setup(config: EngineConfig, source: ModelSource) -> PipelineSetup:
     # Measured times where `tdpipe profile` has left them, else estimates.
     key = setup_key(config, source, dtype, device, layers)
     cost = load_cached_profile(key) or RooflineCost(shape, layers, rates, link, value_bytes, ranks)
-    setup = PipelineSetup(config, shape, device, dtype, layers, cost, model_limit, cluster)
+    setup = PipelineSetup(
+        config, shape, device, dtype, layers, cost, model_limit, cluster, memory_share
+    )
     setup.check_kv_memory()
     setup.check_memory()
     return setup

@@ -1,0 +1,1 @@
+"""Data parallel replicas: several engines of one model share one input."""
