@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
-        options.requests, options.real_requests, options.rounds = 30, 4, 1
+        options.requests, options.real_requests, options.rounds = 16, 4, 1
         options.kv_share, options.real_schedulers = 2.0, "td-pipe"
         options.real_predictors = "oracle,constant"
         table, files = made_up(options.folder)

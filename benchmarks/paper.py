@@ -292,11 +292,11 @@ def main() -> None:
     parser.add_argument("--schedulers", help="comma-separated; others keep their rows")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of requests")
-    parser.add_argument("--smoke", action="store_true", help="a hundredth of the requests")
+    parser.add_argument("--smoke", action="store_true", help="a few requests of each workload")
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
-        options.scale = 0.01
+        options.scale = 0.004
     for part in options.parts.split(","):
         cells = list(PARTS[part](options.scale))
         names = options.schedulers.split(",") if options.schedulers else None

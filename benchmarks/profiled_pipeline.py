@@ -34,7 +34,7 @@ KV_CACHE_MEMORY = "1GiB"
 # Enough to simulate a few short requests.
 SMOKE_GRID = replace(
     QUICK_GRID, prefill_tokens=(8, 64), pair_tokens=64, rows=4, decode_sequences=(1, 8),
-    contexts=(16, 128), kv_sequences=8, link_tokens=16,
+    contexts=(16, 128), kv_sequences=8, link_tokens=16, rounds=1,
 )  # fmt: skip
 
 

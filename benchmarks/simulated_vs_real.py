@@ -21,7 +21,6 @@ import random
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -245,7 +244,7 @@ def main() -> None:
             pipelines[layout] = ProfiledPipeline(layout, options.smoke)
             stack.callback(pipelines[layout].executor.close)
         for layout, pipeline in pipelines.items():
-            pipeline.profile(replace(SMOKE_GRID, rounds=1) if options.smoke else QUICK_GRID)
+            pipeline.profile(SMOKE_GRID if options.smoke else QUICK_GRID)
             warm_up = make_workload(4, options.seed + 1, 0.1)
             pipeline.run(schedulers_of(layout, options)[0], warm_up)
         for name in options.workloads:

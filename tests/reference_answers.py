@@ -6,6 +6,8 @@ MODEL = "smollm2-135m-instruct"
 NUM_PROMPTS, NUM_TOKENS = 64, 96
 # Of these, every eighth prompt and fewer tokens do for each change; --all-prompts takes all.
 SAMPLE_STEP, SAMPLE_TOKENS = 8, 40
+# Of layouts that differ from those tested at length in where their processes run.
+FEW_TOKENS = 16
 # Where the two best logits are closer than this, either token is right.
 TIE = 1e-4
 
@@ -28,6 +30,11 @@ def continuations(model, prompts, num_tokens):
     best = torch.stack(out.logits).topk(2, dim=-1).values  # [steps, prompts, 2]
     gaps = (best[..., 0] - best[..., 1]).T.tolist()
     return list(zip(out.sequences[:, longest:].tolist(), gaps, strict=True))
+
+
+def shortened(reference, num_tokens):
+    """The beginnings of the answers, where that is enough."""
+    return [(tokens[:num_tokens], gaps[:num_tokens]) for tokens, gaps in reference]
 
 
 def differences(outputs, reference):

@@ -1,7 +1,6 @@
-"""Batch runs hit by a fault end complete and clean. `benchmarks/faults.py` does hundreds."""
+"""Faults between two runs and in the midst of others; `benchmarks/faults.py` makes all kinds."""
 
 import os
-import random
 import signal
 import tempfile
 import time
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from byte_model import END, write_byte_model
-from fault_runs import FaultBench, random_fault
 from tdpipe import LLM, RequestFailed, SamplingParams
 from tdpipe.execution import fault_injection
 
@@ -23,20 +21,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     return write_byte_model(folder / "model")
-
-
-def test_a_run_with_a_fault_at_a_random_moment(bench):
-    seed = random.SystemRandom().randrange(10**6)
-    fault = random_fault(seed, ("kill", "freeze", "raise", "memory", "engine-frozen"))
-    print(f"seed {seed}: {fault}")
-    outcome = bench.run(fault, f"run-{seed}")
-    print(outcome)
-    assert outcome["problems"] == []
-
-
-@pytest.fixture(scope="module")
-def bench(model, folder):
-    return FaultBench(model, folder)
 
 
 def test_an_engine_outlives_its_stages(model, monkeypatch, tmp_path):

@@ -20,7 +20,7 @@ from tdpipe.cli.main import main
 from tdpipe.outputs import Job
 from tdpipe.prediction.oracle import OraclePredictor
 from tdpipe.replicas import replica_processes
-from tdpipe.replicas.messages import Checked, Failed, ReplicaSpec
+from tdpipe.replicas.messages import Checked, Failed, ReplicaSpec, decode_spec
 from tdpipe.replicas.replica_pool import ReplicaPool
 
 SETTINGS = {"kv_cache_memory": "1MiB", "max_num_seqs": 4}
@@ -155,11 +155,12 @@ while True:
 def test_an_end_is_noticed_while_others_send_without_pause(monkeypatch):
     programs = [FLOOD, "raise SystemExit(3)"]
 
-    def start(spec, folder, environment):
+    def start(module, folder, message, environment):
+        spec = decode_spec(message)
         command = [sys.executable, "-c", programs[spec.replica], spec.pool_address]
         return subprocess.Popen(command, stdin=subprocess.PIPE)
 
-    monkeypatch.setattr(replica_processes, "_start", start)
+    monkeypatch.setattr(replica_processes, "start_child", start)
     monkeypatch.setattr(replica_processes, "CLOSE_LIMITS_S", (0.0, 0.0, 10.0))
     processes = replica_processes.ReplicaProcesses(
         lambda folder: [ReplicaSpec(i, 2, "{}", (), f"ipc://{folder}/pool", "") for i in (0, 1)],

@@ -31,6 +31,15 @@ def ask_to_be_woken() -> None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
+def first_message(stdin: BinaryIO, folder: Path) -> bytes:
+    """What this process was started for; leaves at once if the engine is gone before it is told."""
+    size = int.from_bytes(stdin.read(4), "little")
+    told = stdin.read(size)
+    if not told or len(told) < size:
+        leave_with_engine(folder)
+    return told
+
+
 def hold_life_line(stdin: BinaryIO, folder: Path) -> None:
     """Watch the life line on a thread; at its end remove `folder` and leave at once."""
     watcher = threading.Thread(target=_end_with_engine, args=(stdin, folder), daemon=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tdpipe.core.errors import FaultKind
 from tdpipe.execution.failure_cause import cause_of_exception
-from tdpipe.execution.life_line import hold_life_line, leave_with_engine
+from tdpipe.execution.life_line import first_message, hold_life_line
 from tdpipe.execution.wire import Failed, StageSpec, decode_spec, encode
 
 if TYPE_CHECKING:
@@ -24,11 +24,7 @@ def main() -> None:
     """Run one stage until the engine says stop or goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to handle
     folder = Path(sys.argv[1])
-    size = int.from_bytes(sys.stdin.buffer.read(4), "little")
-    told = sys.stdin.buffer.read(size)
-    if not told or len(told) < size:
-        leave_with_engine(folder)
-    spec = decode_spec(told)
+    spec = decode_spec(first_message(sys.stdin.buffer, folder))
     hold_life_line(sys.stdin.buffer, folder)
     if spec.cores:
         os.sched_setaffinity(0, spec.cores)

@@ -1,13 +1,9 @@
 """Starts the replica processes, talks to them, notices when one is gone, and ends them.
 
-Each is a fresh interpreter with a life line, as the stages are (execution/stage_launcher): when the
-main process dies, even by kill -9, the replicas leave, and their stages with them.
+When the main process dies, even by kill -9, the replicas leave, and their stages with them.
 """
 
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +13,8 @@ import psutil
 import zmq
 
 from tdpipe.core.errors import ReplicaFailed
+from tdpipe.execution.child_process import Child, cut_life_line, start_child, wait_all
 from tdpipe.execution.failure_cause import cause_of_end
-from tdpipe.execution.life_line import ask_to_be_woken
 from tdpipe.replicas.job_text import error_text
 from tdpipe.replicas.messages import (
     Failed,
@@ -64,7 +60,7 @@ class ReplicaProcesses:
         self._temporary = tempfile.TemporaryDirectory(prefix="tdpipe-", ignore_cleanup_errors=True)
         self._folder = Path(self._temporary.name)
         self._context = zmq.Context()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[Child] = []
         self._ended_s: dict[int, float] = {}
         self._stopped_s: dict[int, float] = {}
         self._looked_s = 0.0
@@ -74,7 +70,10 @@ class ReplicaProcesses:
         self.living = set(range(len(environments)))
         try:
             for spec, environment in zip(specs(self._folder), environments, strict=True):
-                self._processes.append(_start(spec, self._folder, environment))
+                process = start_child(
+                    "tdpipe.replicas.replica_worker", self._folder, encode(spec), environment
+                )
+                self._processes.append(process)
         except BaseException:
             self.close()
             raise
@@ -127,15 +126,15 @@ class ReplicaProcesses:
         self._is_closed = True
         if len(self._processes) == len(self._to_replicas):
             self.broadcast(Stop())
-        ways = (None, _cut_life_line, subprocess.Popen.kill)
+        ways = (None, cut_life_line, Child.kill)
         for insist, limit_s in zip(ways, CLOSE_LIMITS_S, strict=True):
             left = [process for process in self._processes if process.poll() is None]
             for process in left:
                 if insist is not None:
                     insist(process)
-            _wait_all(left, limit_s)
+            wait_all(left, limit_s)
         for process in self._processes:
-            _cut_life_line(process)
+            cut_life_line(process)
         self.living.clear()
         self.remove_folder()
         for socket in (self._from_replicas, *self._to_replicas):
@@ -175,41 +174,8 @@ class ReplicaProcesses:
             process.kill()
 
 
-def _start(
-    spec: ReplicaSpec, folder: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tdpipe.replicas.replica_worker", str(folder)]
-    # Its own session: Ctrl-C on the terminal reaches the main process only.
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=ask_to_be_woken,
-        env={**os.environ, **environment},
-    )
-    assert process.stdin is not None
-    message = encode(spec)
-    process.stdin.write(len(message).to_bytes(4, "little") + message)
-    process.stdin.flush()
-    return process
-
-
 def _is_stopped(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     except psutil.Error:  # it has just ended
         return False
-
-
-def _cut_life_line(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-
-
-def _wait_all(processes: list[subprocess.Popen[bytes]], limit_s: float) -> None:
-    deadline_s = time.monotonic() + limit_s
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline_s - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tdpipe.core.errors import StageFailed, TdpipeError
 from tdpipe.execution.failure_cause import cause_of_exception
-from tdpipe.execution.life_line import hold_life_line, leave_with_engine
+from tdpipe.execution.life_line import first_message, hold_life_line
 from tdpipe.replicas.job_text import error_text
 from tdpipe.replicas.messages import Failed, ReplicaSpec, decode_spec
 from tdpipe.replicas.replica_link import ReplicaLink
@@ -23,11 +23,7 @@ def main() -> None:
     """Run one replica until the main process says stop or goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     folder = Path(sys.argv[1])
-    size = int.from_bytes(sys.stdin.buffer.read(4), "little")
-    told = sys.stdin.buffer.read(size)
-    if not told or len(told) < size:
-        leave_with_engine(folder)
-    spec = decode_spec(told)
+    spec = decode_spec(first_message(sys.stdin.buffer, folder))
     hold_life_line(sys.stdin.buffer, folder)
     if spec.cores:
         # Before anything counts the cores; the stages are put on some of these.
