@@ -50,11 +50,11 @@ def limit(result: dict) -> str:
 
 def slow_link(result: dict) -> str:
     """Pipeline and tensor parallelism over links of different speed."""
-    settings, machine = result["settings"], result["machine"]
+    settings, machine, rounds = result["settings"], result["machine"], result["settings"]["rounds"]
+    how = "one round in turn" if rounds == 1 else f"{rounds} alternating rounds, medians"
     return (
         f"{result['table']}\n\n{settings['requests']} requests, {settings['prompt_tokens']} prompt "
-        f"and {settings['output_tokens']} output tokens, {settings['rounds']} alternating rounds, "
-        f"medians of output tokens/s, {cores_text(machine)} "
+        f"and {settings['output_tokens']} output tokens, {how}, {cores_text(machine)} "
         "([slow_link.json](../benchmarks/results/slow_link.json))\n"
     )
 
