@@ -24,7 +24,8 @@ def breakdown(result: dict) -> str:
         f"\n\nSeconds; {settings['scheduler']}, {settings['requests']} requests, layers "
         f"{', '.join(map(str, result['partition']))}, {result['output_tokens_per_s']:.0f} output "
         f"tokens/s; the engine's process took {result['engine_cpu_s']:.1f} s of "
-        f"{result['seconds']:.1f} s ([breakdown.json](../benchmarks/results/breakdown.json))\n"
+        f"{result['seconds']:.1f} s; {cores_text(result['machine'])} "
+        "([breakdown.json](../benchmarks/results/breakdown.json))\n"
     )
 
 
