@@ -78,7 +78,8 @@ def _vitals(pid: int) -> Vitals:
     try:
         process = psutil.Process(pid)
         times = process.cpu_times()
-        is_stopped = process.status() == psutil.STATUS_STOPPED
+        status = process.status()
     except psutil.Error:  # it has just ended, which `ended` says next time
         return Vitals(False, 0.0)
-    return Vitals(is_stopped, times.user + times.system)
+    is_stopped, is_runnable = status == psutil.STATUS_STOPPED, status == psutil.STATUS_RUNNING
+    return Vitals(is_stopped, times.user + times.system, is_runnable)

@@ -28,10 +28,16 @@ IDLE_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What the system says of a process: whether it is stopped, its processor time so far."""
+    """What the system says of a process.
+
+    Attributes:
+        cpu_s: processor time so far.
+        is_runnable: it computes, or would if others left it a core.
+    """
 
     is_stopped: bool
     cpu_s: float
+    is_runnable: bool = False
 
 
 @dataclass(slots=True)
@@ -133,8 +139,13 @@ class StageWatch:
     def _least_active(self, rank: int) -> int:
         """Of the processes of a stage the one that hangs: the others wait for it, and spin."""
         first = rank - rank % self._ranks_per_stage
-        ranks = range(first, first + self._ranks_per_stage)
-        return min(ranks, key=lambda other: self._ranks[other].active_s)
+        mates = self._mates(rank)
+        return first + min(range(len(mates)), key=lambda place: mates[place].active_s)
+
+    def _mates(self, rank: int) -> list[_Rank]:
+        """The processes of a stage, this one among them."""
+        first = rank - rank % self._ranks_per_stage
+        return self._ranks[first : first + self._ranks_per_stage]
 
     def _before(self, rank: int) -> _Rank | None:
         """The process that hands batches to this one's stage; None for the first stage."""
@@ -168,7 +179,8 @@ class StageWatch:
         least_s = self._idle_limit_s if batch.phase in one.seen else FIRST_BATCHES_S
         if due_s > max(least_s, batch.limit_s):
             return FaultKind.HUNG, f"its batch is overdue: {due_s:.0f} s"
-        idle_s = min(due_s, self._clock_s - one.active_s)
+        # While one rank of a stage works, or waits for a core, the others wait for its sums.
+        idle_s = min(due_s, self._clock_s - max(other.active_s for other in self._mates(rank)))
         if idle_s > self._idle_limit_s:
             return FaultKind.HUNG, f"it has been idle for {idle_s:.0f} s with a batch to compute"
         return None
@@ -180,6 +192,7 @@ def _follow(one: _Rank, vital: Vitals, clock_s: float) -> None:
         one.stopped_s = None
     elif one.stopped_s is None:
         one.stopped_s = clock_s
-    if vital.cpu_s - one.cpu_s > IDLE_SHARE * (clock_s - one.looked_s):
+    has_computed = vital.cpu_s - one.cpu_s > IDLE_SHARE * (clock_s - one.looked_s)
+    if has_computed or vital.is_runnable:
         one.active_s = clock_s
     one.cpu_s, one.looked_s = vital.cpu_s, clock_s
