@@ -20,6 +20,7 @@ class Pipeline:
         self.busy = [False] * num_stages * ranks
         self.stopped = [False] * num_stages * ranks
         self.beats = [True] * num_stages * ranks
+        self.runnable = [False] * num_stages * ranks
         self.num_batches = 0
 
     def submit(self, phase=Phase.DECODE, expected_s=0.01):
@@ -40,7 +41,8 @@ class Pipeline:
                 self.cpu_s[stage] += 0.25 * self.busy[stage]
                 if beats and not self.stopped[stage] and self.now_s % 1 == 0:
                     self.watch.heard(stage, self.now_s)
-            vitals = [Vitals(*pair) for pair in zip(self.stopped, self.cpu_s, strict=True)]
+            told = zip(self.stopped, self.cpu_s, self.runnable, strict=True)
+            vitals = [Vitals(*one) for one in told]
             failure = self.watch.judge(vitals, self.now_s)
             if failure is not None:
                 return failure, self.now_s - start_s
@@ -156,6 +158,26 @@ def test_a_rank_that_hangs_while_the_others_of_its_stage_wait_for_it():
     failure, _ = pipeline.run(60)
     assert (failure.stage, failure.tensor_rank, failure.kind) == (1, 1, FaultKind.HUNG)
     assert failure.batch_id == 71 and "stage 1 failed at tensor rank 1" in failure.headline
+
+
+def test_a_rank_may_wait_for_a_mate_that_compiles_its_kernels():
+    """In its first batches; the one that waits naps."""
+    pipeline = Pipeline(1, ranks=3)
+    pipeline.submit()
+    pipeline.busy[1] = True
+    assert pipeline.run(60)[0] is None
+    pipeline.busy[1] = False
+    failure, took_s = pipeline.run(60)
+    assert failure.kind is FaultKind.HUNG and 3.5 < took_s < 5
+
+
+def test_a_process_that_waits_for_a_core_is_not_idle():
+    pipeline = Pipeline(1)
+    pipeline.submit()
+    pipeline.runnable[0] = True
+    assert pipeline.run(60)[0] is None
+    pipeline.runnable[0] = False
+    assert pipeline.run(60)[0].kind is FaultKind.HUNG
 
 
 def test_a_batch_is_with_the_next_stage_once_the_first_rank_has_handed_it_on():
