@@ -64,7 +64,7 @@ class LLM:
         self._closed = True
         self.config = make_config(model, settings)
         self._timeline = Path(timeline) if timeline is not None else None
-        self._source = resolve_model(model)
+        self._source = resolve_model(model, self.config.load_format)
         self._setup = resolve_setup(self.config, self._source, memory_share)
         self._tokenizer: Tokenizer | None = None
         self._predictor = resolve_predictor(self.config, self._source, lambda: self.tokenizer)
@@ -176,6 +176,8 @@ class LLM:
             "model_digest": model_digest(self._source.folder),
             "dtype": self._setup.dtype,
             "quantization": self.config.quantization,
+            # None for what a journal of an older version does not tell.
+            "load_format": None if self.config.load_format == "auto" else self.config.load_format,
             "max_model_len": self.config.max_model_len,
             "seed": self.config.seed,
         }

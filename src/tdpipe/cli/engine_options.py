@@ -3,7 +3,14 @@
 import argparse
 from typing import Any
 
-from tdpipe.config.engine_config import BACKENDS, DEVICES, DTYPES, QUANTIZATIONS, EngineConfig
+from tdpipe.config.engine_config import (
+    BACKENDS,
+    DEVICES,
+    DTYPES,
+    LOAD_FORMATS,
+    QUANTIZATIONS,
+    EngineConfig,
+)
 from tdpipe.policies.scheduler_registry import SCHEDULERS, TENSOR_PARALLEL
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -30,10 +37,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     names = ", ".join((*SCHEDULERS, *TENSOR_PARALLEL))
     group.add_argument("--scheduler", help=f"one of {names} (default adaptive)")
     group.add_argument("--dtype", help=f"one of {', '.join(DTYPES)}")
+    add_load_format(group)
     group.add_argument(
         "--quantization", help=f"of the weights, on CPU: {', '.join(QUANTIZATIONS)} (default none)"
     )
     group.add_argument("--device", help=f"one of {', '.join(DEVICES)}")
+    add_stage_devices(group)
     group.add_argument("--kv-cache-memory", help="per process, such as 512MiB", metavar="SIZE")
     group.add_argument(
         "--gpu-memory-utilization", type=float, help="share of each card (default 0.9)"
@@ -62,6 +71,23 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--engine-seed", type=int, help="seed of requests without one (default 0)")
     add_places(group)
     group.add_argument("--timeline", help="write a Chrome/Perfetto trace here", metavar="FILE")
+
+
+def add_load_format(group: "argparse._ActionsContainer") -> None:
+    """Add the option that says where the weights come from."""
+    group.add_argument(
+        "--load-format",
+        help=f"of the weights, one of {', '.join(LOAD_FORMATS)}: the model's (default), or random",
+    )
+
+
+def add_stage_devices(group: "argparse._ActionsContainer") -> None:
+    """Add the option that puts the stages on devices by name."""
+    group.add_argument(
+        "--stage-devices",
+        help="of each process, such as cuda:0,cuda:0 (default: a card or cores each)",
+        metavar="DEVICES",
+    )
 
 
 def add_places(group: "argparse._ActionsContainer") -> None:

@@ -6,7 +6,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tdpipe.cli.engine_options import DEFAULT_MODEL, add_places
+from tdpipe.cli.engine_options import (
+    DEFAULT_MODEL,
+    add_load_format,
+    add_places,
+    add_stage_devices,
+)
 from tdpipe.config.engine_config import DEVICES, DTYPES, QUANTIZATIONS
 
 if TYPE_CHECKING:
@@ -50,6 +55,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--dtype", default="auto", help=f"one of {', '.join(DTYPES)}")
     parser.add_argument("--quantization", help=f"of the weights: {', '.join(QUANTIZATIONS)}")
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
+    add_stage_devices(parser)
+    add_load_format(parser)
     parser.add_argument("--kv-cache-memory", help="per process, such as 512MiB", metavar="SIZE")
     parser.add_argument("--threads-per-stage", type=int, default=1, help="CPU cores a process")
     parser.add_argument("--quick", action="store_true", help="fewer points, in seconds")
@@ -79,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         partition=arguments.partition,
         dtype=arguments.dtype,
         device=arguments.device,
+        stage_devices=arguments.stage_devices,
+        load_format=arguments.load_format or "auto",
         quantization=arguments.quantization,
         kv_cache_memory=arguments.kv_cache_memory,
         threads_per_stage=arguments.threads_per_stage,
@@ -155,7 +164,7 @@ def measured(config: "EngineConfig", grid: "ProfileGrid") -> "tuple[ProfileKey, 
     from tdpipe.execution.stage_profiler import profile_stages
     from tdpipe.frontend.pipeline_setup import resolve_setup, setup_key
 
-    source = resolve_model(config.model)
+    source = resolve_model(config.model, config.load_format)
     setup = resolve_setup(config, source)
     key = setup_key(config, source, setup.dtype, setup.device, setup.layers)
     executor = setup.executor(source.folder)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tdpipe.config.memory_size import parse_memory_size
+from tdpipe.config.stage_devices import parse_stage_devices
 from tdpipe.core.errors import ConfigError
 from tdpipe.policies.scheduler_registry import SCHEDULERS, TENSOR_PARALLEL
 from tdpipe.prediction.constant import ConstantPredictor
@@ -15,6 +16,7 @@ from tdpipe.prediction.online import OnlinePredictor
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 QUANTIZATIONS = ("int8",)
+LOAD_FORMATS = ("auto", "dummy")
 HIGHEST_PORT = 65535
 BACKENDS = ("mp", "ray")
 PREDICTOR_SUFFIX = ".safetensors"
@@ -32,6 +34,9 @@ class EngineConfig:
         dtype: of weights, activations and KV cache; auto is float32 on CPU and the model's own
             (bfloat16 if it names none) on CUDA.
         device: auto takes CUDA where there is a card for every stage, else CPU.
+        stage_devices: of each process, "cuda:0,cuda:0" or ["cuda:0", "cuda:0"]; None gives each a
+            card or cores of its own. Stages on a device that is named twice share its memory, and
+            hidden states go from stage to stage through host memory then.
         kv_cache_memory: bytes of KV cache in each process, or a size such as "1GiB"; None takes a
             share of what is free.
         gpu_memory_utilization: share of each card that weights and KV cache may fill.
@@ -40,6 +45,8 @@ class EngineConfig:
         partition: layers per stage, "16,14" or [16, 14]; None balances them by estimated time.
         length_predictor: a file of `tdpipe lengths train`, online, max-tokens, constant:N, or an
             object with `predict`; auto takes the file that was trained for the model, else online.
+        load_format: auto reads the model's weights; dummy makes random ones of the same shapes, for
+            measurements without a checkpoint: the folder needs a config.json and a tokenizer.
         quantization: int8 rounds the weights to one byte each, a scale for each output channel,
             and activations row by row; float32 on CPU only. None computes in `dtype`.
         block_size: tokens in a KV block.
@@ -66,11 +73,13 @@ class EngineConfig:
     scheduler: str = "adaptive"
     dtype: str = "auto"
     device: str = "auto"
+    stage_devices: str | Sequence[str] | None = None
     kv_cache_memory: int | str | None = None
     gpu_memory_utilization: float = 0.9
     max_model_len: int | None = None
     partition: str | Sequence[int] | None = None
     length_predictor: "str | LengthPredictor" = field(default="auto")
+    load_format: str = "auto"
     quantization: str | None = None
     block_size: int = 32
     max_num_seqs: int = 256
@@ -107,7 +116,9 @@ class EngineConfig:
             raise ConfigError("scheduler", self.scheduler, fix)
         _require_choice("dtype", self.dtype, DTYPES)
         _require_choice("device", self.device, DEVICES)
+        _require_choice("load_format", self.load_format, LOAD_FORMATS)
         self._check_backend()
+        self._check_stage_devices()
         if self.quantization is not None:
             _require_choice("quantization", self.quantization, QUANTIZATIONS)
         if not isinstance(self.enable_prefix_caching, bool):
@@ -133,6 +144,33 @@ class EngineConfig:
         if last > HIGHEST_PORT:
             fix = f"the last port would be {last}: use one that leaves room below {HIGHEST_PORT}"
             raise ConfigError("control_port", self.control_port, fix)
+
+    def _check_stage_devices(self) -> None:
+        devices, given = self.devices(), self.stage_devices
+        if devices is None:
+            return
+        kind = devices[0].partition(":")[0]
+        if self.device not in ("auto", kind):
+            fix = f"stage_devices names {devices[0]}: leave one of the two out"
+            raise ConfigError("device", self.device, fix)
+        if self.distributed_executor_backend == "ray":
+            fix = "on a Ray cluster stages are put where there is room: leave it out"
+            raise ConfigError("stage_devices", given, fix)
+        if kind == "cuda" and self.tensor_parallel_size > 1 and self.shares_devices():
+            fix = "ranks that share a stage need a card each: name each card once"
+            raise ConfigError("stage_devices", given, fix)
+
+    def devices(self) -> tuple[str, ...] | None:
+        """`stage_devices`, one for each process; None where they are not given."""
+        if self.stage_devices is None:
+            return None
+        num_ranks = self.pipeline_parallel_size * self.tensor_parallel_size
+        return parse_stage_devices(self.stage_devices, num_ranks)
+
+    def shares_devices(self) -> bool:
+        """Whether `stage_devices` names a device twice."""
+        devices = self.devices() or ()
+        return len(set(devices)) < len(devices)
 
     def kv_bytes(self) -> int | None:
         """`kv_cache_memory` in bytes."""

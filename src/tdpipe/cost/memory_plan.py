@@ -1,5 +1,6 @@
 """How many KV blocks fit, and what to change when they do not."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tdpipe.core.block_pool import blocks_for
@@ -32,6 +33,27 @@ def num_kv_blocks(
         kv_bytes // block_bytes(shape, count, block_size, value_bytes, num_ranks)
         for count, kv_bytes in zip(layers, kv_bytes_per_stage, strict=True)
     )
+
+
+def shared_kv_bytes(
+    devices: Sequence[str], layers: Sequence[int], free_bytes: Sequence[int]
+) -> list[int]:
+    """What each process may take of a device that several share: its part by layers.
+
+    All stages have the same number of KV blocks, and a block has a part for each layer.
+
+    Args:
+        devices, layers, free_bytes: of each process: where it is, layers that it holds, and what it
+            reported to be free for all on its device.
+    """
+    held: Counter[str] = Counter()
+    left: dict[str, int] = {}
+    for device, count, free in zip(devices, layers, free_bytes, strict=True):
+        held[device] += count
+        left[device] = min(free, left.get(device, free))
+    return [
+        left[device] * count // held[device] for device, count in zip(devices, layers, strict=True)
+    ]
 
 
 def fitting_model_len(

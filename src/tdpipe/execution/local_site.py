@@ -1,6 +1,7 @@
 """Stage processes on this machine, reached through sockets in a private folder: the default."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,15 +19,23 @@ class LocalLauncher:
     """Opens sites on this machine.
 
     Args:
-        devices, cores: of each rank.
+        devices, cores: of each rank; a card that several name is shared by them.
+        host_staging: whether hidden states go from stage to stage through host memory, as they must
+            where stages share a card.
     """
 
-    def __init__(self, devices: Sequence[str], cores: Sequence[tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        devices: Sequence[str],
+        cores: Sequence[tuple[int, ...]],
+        host_staging: bool = False,
+    ) -> None:
         self._places = list(zip(devices, cores, strict=True))
+        self._host_staging = host_staging
 
     def open(self, context: "zmq.Context[Socket]") -> "LocalSite":
         """See StageLauncher."""
-        return LocalSite(self._places)
+        return LocalSite(self._places, self._host_staging)
 
     def close(self) -> None:
         """See StageLauncher."""
@@ -37,13 +46,22 @@ class LocalSite:
 
     keys = None
 
-    def __init__(self, places: list[tuple[str, tuple[int, ...]]]) -> None:
+    def __init__(self, places: list[tuple[str, tuple[int, ...]]], host_staging: bool) -> None:
         # Mode 0700: the sockets in it are nobody else's.
         self._temporary = tempfile.TemporaryDirectory(prefix="tdpipe-", ignore_cleanup_errors=True)
         self._folder = Path(self._temporary.name)
         self._processes: StageProcesses | None = None
+        sharing = Counter(device for device, _ in places)
         self.seats = [
-            Seat(device, cores, max(1, len(cores)), str(self._folder)) for device, cores in places
+            Seat(
+                device,
+                cores,
+                max(1, len(cores)),
+                str(self._folder),
+                ranks_on_device=sharing[device],
+                host_staging=host_staging,
+            )
+            for device, cores in places
         ]
         self.rendezvous = f"file://{self._folder / 'rendezvous'}"
 

@@ -55,6 +55,7 @@ class PipelineSpec:
     max_model_len: int
     memory_utilization: float = 0.9
     length_predictor: Path | None = None
+    load_format: str = "auto"
     quantization: str | None = None
     tensor_parallel_size: int = 1
 
@@ -290,6 +291,7 @@ class PipelineExecutor:
                 rendezvous=site.rendezvous,
                 keys=site.keys,
                 length_predictor=str(spec.length_predictor or ""),
+                load_format=spec.load_format,
                 quantization=spec.quantization,
                 tensor_rank=tensor_rank,
                 tensor_parallel_size=spec.tensor_parallel_size,

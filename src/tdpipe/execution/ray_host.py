@@ -70,7 +70,7 @@ class StageHost:
         """
         decoded = [decode_spec(spec) for spec in specs]
         if not Path(decoded[0].model_folder).is_dir():
-            folder = str(resolve_model(model).folder)
+            folder = str(resolve_model(model, decoded[0].load_format).folder)
             decoded = [msgspec.structs.replace(spec, model_folder=folder) for spec in decoded]
         self._processes = StageProcesses(decoded, Path(self._temporary.name))
         return self._processes.pids

@@ -18,6 +18,7 @@ from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.batch_tensors import BatchTensors, build_batch
 from tdpipe.execution.device_memory import free_kv_bytes
 from tdpipe.execution.fault_injection import fault_for
+from tdpipe.execution.host_staging import HostStaging
 from tdpipe.execution.models.decoder import StageModel
 from tdpipe.execution.models.model_source import load_config
 from tdpipe.execution.prompt_reader import PromptReader
@@ -99,10 +100,16 @@ class StageSession:
             quantization=spec.quantization,
             ranks=self.ranks,
         )
-        self.model.load(folder)
+        self.model.load(folder, spec.load_format)
         weights = self.model.weight_bytes
         self.links = StageLinks(
-            spec.stage, spec.num_stages, config.hidden_size, self.dtype, self.device, self.ranks
+            spec.stage,
+            spec.num_stages,
+            config.hidden_size,
+            self.dtype,
+            self.device,
+            self.ranks,
+            HostStaging(self.device) if spec.host_staging else None,
         )
         self.sampler = Sampler(config.vocab_size, self.device)
         self.prompt_reader: PromptReader | None = None
@@ -111,7 +118,9 @@ class StageSession:
         self.attention = choose_attention(self.dtype, self.device)
         self.table = SequenceTable(blocks_for(spec.max_model_len, spec.block_size))
         self.config = config
-        free = free_kv_bytes(self.device, spec.memory_utilization, spec.num_ranks)
+        free = free_kv_bytes(
+            self.device, spec.memory_utilization, spec.num_ranks, spec.ranks_on_device
+        )
         loaded = Loaded(spec.rank, weights, free, time.monotonic() - started_s)
         self._to_engine.send(encode(loaded))
 
@@ -165,6 +174,7 @@ class StageSession:
         given = batch.token_ids
         if not self.links.is_first:
             given = self.links.receive(plan.batch_id)
+            self._await_card()
             start_s = time.monotonic()  # the wait was not work
             self.ranks.take_seconds()
         self._strike(plan)
@@ -176,12 +186,18 @@ class StageSession:
             samples = self._sample(plan, batch, hidden)
         elif len(batch.sampled_rows):
             self.model.project(hidden[batch.sampled_rows])
+        self._await_card()
         done = Done(
             self.spec.rank, plan.batch_id, start_s, time.monotonic(), samples,
             self.ranks.take_seconds(),
         )  # fmt: skip
         self._to_engine.send(encode(done))
         self.batch_id = None
+
+    def _await_card(self) -> None:
+        """Wait until the card has done what it was given, so that times are those of its work."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def _sample(
         self, plan: BatchPlan, batch: BatchTensors, hidden: torch.Tensor

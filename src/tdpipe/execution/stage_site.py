@@ -17,13 +17,21 @@ from tdpipe.execution.wire import StageSpec
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where one process is put: the fields of StageSpec that say so."""
+    """Where one process is put: the fields of StageSpec that say so.
+
+    Attributes:
+        ranks_on_device: processes that compute on the same card, this one included.
+        host_staging: whether hidden states go from stage to stage through host memory; the same for
+            all processes.
+    """
 
     device: str
     cores: tuple[int, ...]
     threads: int
     folder: str
     interface: str = ""
+    ranks_on_device: int = 1
+    host_staging: bool = False
 
 
 class StageSite(Protocol):

@@ -5,7 +5,8 @@ others of its stage. A broken link raises ConnectionError: the fault is then ano
 
 A stage posts the receives of batches whose metadata it has before it needs them. It keeps what it
 sends alive while the next stage may not have taken it, and waits for no send younger than that.
-gloo on CPU, nccl on CUDA.
+gloo on CPU, nccl on CUDA; where stages share a card, gloo between copies in host memory
+(host_staging.py).
 """
 
 from collections import deque
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tdpipe.execution.host_staging import HostStaging
 from tdpipe.execution.tensor_ranks import TensorRanks, link_to
 from tdpipe.execution.wire import StageSpec
 
@@ -28,6 +30,7 @@ class StageLinks:
     Args:
         hidden_size, dtype, device: shape and place of the hidden states [tokens, hidden_size].
         ranks: those that share the stage.
+        staging: by way of which messages go through host memory; None sends from the device.
     """
 
     def __init__(
@@ -38,8 +41,10 @@ class StageLinks:
         dtype: torch.dtype,
         device: torch.device,
         ranks: TensorRanks,
+        staging: HostStaging | None = None,
     ) -> None:
         self._ranks = ranks
+        self._staging = staging
         self._before, self._next = (stage - 1) * ranks.size, (stage + 1) * ranks.size
         self.is_first = stage == 0
         self.is_last = stage == num_stages - 1
@@ -54,7 +59,7 @@ class StageLinks:
         """Begin to receive a batch's hidden states; a second call for it does nothing."""
         if self.is_first or batch_id in self._receiving:
             return
-        buffer = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype, device=self._device)
+        buffer = self._buffer(num_tokens)
         work = None
         if self._ranks.is_first:
             with link_to("the stage before"):
@@ -67,6 +72,8 @@ class StageLinks:
         if work is not None:
             with link_to("the stage before"):
                 work.wait()
+        if self._staging is not None:
+            buffer = self._staging.to_device(buffer)
         return self._ranks.from_first(buffer)
 
     def send(self, batch_id: int, hidden: Tensor) -> None:
@@ -78,7 +85,7 @@ class StageLinks:
         while len(self._sending) > self._most_on_the_way:
             with link_to("the next stage"):
                 self._sending.popleft()[1].wait()
-        buffer = hidden.contiguous()
+        buffer = hidden.contiguous() if self._staging is None else self._staging.to_host(hidden)
         with link_to("the next stage"):
             work = dist.isend(buffer, dst=self._next, tag=batch_id % NUM_TAGS)
         assert work is not None
@@ -90,13 +97,21 @@ class StageLinks:
             with link_to("the next stage"):
                 self._sending.popleft()[1].wait()
 
+    def _buffer(self, num_tokens: int) -> Tensor:
+        """Where a message arrives, [tokens, hidden]."""
+        if self._staging is not None:
+            return self._staging.buffer(num_tokens, self._hidden_size, self._dtype)
+        shape = (num_tokens, self._hidden_size)
+        return torch.empty(shape, dtype=self._dtype, device=self._device)
+
 
 def join_group(spec: StageSpec, device: torch.device, ranks: TensorRanks) -> None:
     """Meet the processes of all stages; blocks until all are there.
 
     The messages along the links make both sides connect now instead of at the first batch.
     """
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    is_direct = device.type == "cuda" and not spec.host_staging
+    backend = "nccl" if is_direct else "gloo"
     with link_to("the other stages"):
         dist.init_process_group(
             backend,
@@ -105,7 +120,7 @@ def join_group(spec: StageSpec, device: torch.device, ranks: TensorRanks) -> Non
             world_size=spec.num_ranks,
         )
         ranks.meet(spec.stage, spec.num_stages, device, Path(spec.folder))
-        greeting = torch.zeros(1, device=device)
+        greeting = torch.zeros(1, device=device if is_direct else "cpu")
         if ranks.is_first and spec.stage > 0:
             dist.recv(greeting, src=(spec.stage - 1) * ranks.size)
         if ranks.is_first and spec.stage < spec.num_stages - 1:

@@ -95,8 +95,10 @@ class StageSpec(msgspec.Struct, frozen=True):
     `engine_address` and `stage_address` are zmq
     endpoints that ask for `keys` where they have them. `rendezvous` is the URL at which the stages'
     process group meets over the network `interface` (the loopback one if empty); `folder` is one
-    that all ranks of the stage see. `length_predictor` is the file of a predictor whose head the
-    last stage applies to hidden states; empty for none. `quantization` as in EngineConfig.
+    that all ranks of the stage see. `ranks_on_device` processes compute on the same card; with
+    `host_staging` hidden states go from stage to stage through host memory. `length_predictor` is
+    the file of a predictor whose head the last stage applies to hidden states; empty for none.
+    `load_format` and `quantization` as in EngineConfig.
     `tensor_rank` says which of the `tensor_parallel_size` processes of the stage it is.
     """
 
@@ -117,8 +119,11 @@ class StageSpec(msgspec.Struct, frozen=True):
     rendezvous: str
     folder: str
     interface: str = ""
+    ranks_on_device: int = 1
+    host_staging: bool = False
     keys: WorkerKeys | None = None
     length_predictor: str = ""
+    load_format: str = "auto"
     quantization: str | None = None
     tensor_rank: int = 0
     tensor_parallel_size: int = 1

@@ -1,5 +1,6 @@
 """From settings to a starting pipeline: device, dtype, partition, stages, then memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import psutil
 
 from tdpipe.config.engine_config import EngineConfig
 from tdpipe.config.profile_file import ProfileKey
+from tdpipe.config.stage_devices import cards_needed
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
@@ -14,7 +16,12 @@ from tdpipe.core.tensor_shard import check_tensor_parallel
 from tdpipe.cost.cost_model import CostModel, plan_load, slowest_stage_time_s
 from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_CORE_INT8, CPU_LINK, DEVICES
 from tdpipe.cost.memory_check import Memory, check_memory, stage_weight_bytes
-from tdpipe.cost.memory_plan import block_bytes, fitting_model_len, num_kv_blocks
+from tdpipe.cost.memory_plan import (
+    block_bytes,
+    fitting_model_len,
+    num_kv_blocks,
+    shared_kv_bytes,
+)
 from tdpipe.cost.partition import balanced_partition, checked_partition
 from tdpipe.cost.roofline_cost import RooflineCost
 from tdpipe.execution.local_site import LocalLauncher
@@ -69,6 +76,7 @@ class PipelineSetup:
                 max_model_len=config.max_model_len or self.model_limit,
                 memory_utilization=config.gpu_memory_utilization,
                 length_predictor=length_predictor,
+                load_format=config.load_format,
                 quantization=config.quantization,
                 tensor_parallel_size=config.tensor_parallel_size,
             ),
@@ -84,10 +92,19 @@ class PipelineSetup:
         if self.cluster is not None:
             plan = RayPlan(config.model, stages, ranks, threads, self.device, config.control_port)
             return RayLauncher(self.cluster, plan)
+        on_cpu = self.device == "cpu"
+        cores = assign_cores(stages * ranks, threads) if on_cpu else [()] * stages * ranks
+        return LocalLauncher(self._devices(), cores, config.shares_devices())
+
+    def _devices(self) -> tuple[str, ...]:
+        """Of each process on this machine."""
+        given = self.config.devices()
+        if given is not None:
+            return given
+        num_ranks = len(self.layers) * self.config.tensor_parallel_size
         if self.device == "cpu":
-            return LocalLauncher(["cpu"] * stages * ranks, assign_cores(stages * ranks, threads))
-        cards = [f"cuda:{index}" for index in range(stages * ranks)]
-        return LocalLauncher(cards, [()] * len(cards))
+            return ("cpu",) * num_ranks
+        return tuple(f"cuda:{index}" for index in range(num_ranks))
 
     def allocate(self, executor: PipelineExecutor) -> Limits:
         """Wait for the weights, size the KV cache, have it made.
@@ -98,10 +115,12 @@ class PipelineSetup:
         """
         config = self.config
         ranks = config.tensor_parallel_size
-        reports = executor.loaded()
+        of_ranks = [report.free_bytes for report in executor.loaded()]
+        if self.device == "cuda" and self.cluster is None:
+            held = [count for count in self.layers for _ in range(ranks)]
+            of_ranks = shared_kv_bytes(self._devices(), held, of_ranks)
         free = [
-            min(report.free_bytes for report in reports[stage * ranks : (stage + 1) * ranks])
-            for stage in range(len(self.layers))
+            min(of_ranks[stage * ranks : (stage + 1) * ranks]) for stage in range(len(self.layers))
         ]
         if self.device == "cpu":
             free = [min(int(bytes_ * self.memory_share), CPU_KV_BYTES_LIMIT) for bytes_ in free]
@@ -137,13 +156,12 @@ class PipelineSetup:
         ranks = self.config.tensor_parallel_size
         of_stages = stage_weight_bytes(self.shape, self.layers, layer_bytes, value_bytes)
         weights = [bytes_ // ranks for bytes_ in of_stages for _ in range(ranks)]
-        places = tuple(range(len(weights)))
         if self.device == "cpu":
             available = int(psutil.virtual_memory().available * self.memory_share)
-            memories = [Memory("this machine", available, places)]
+            memories = [Memory("this machine", available, tuple(range(len(weights))))]
         else:
             usable = [round(bytes_ * self.config.gpu_memory_utilization) for bytes_ in card_bytes()]
-            memories = [Memory(f"cuda:{place}", usable[place], (place,)) for place in places]
+            memories = card_memories(self._devices(), usable)
         check_memory(weights, self.config.kv_bytes() or 0, memories, self.dtype)
 
     def check_kv_memory(self) -> None:
@@ -181,7 +199,7 @@ def resolve_setup(
         cluster = RayCluster(config.ray_address)
         device = _cluster_device(cluster, config.device, num_stages * ranks)
     else:
-        device = _device(config.device, num_stages, ranks)
+        device = _device(config)
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else source.config.dtype or "bfloat16"
@@ -212,22 +230,30 @@ def setup_key(
     """What a profile of this setup holds for."""
     computes_in = f"{dtype}, {config.quantization} weights" if config.quantization else dtype
     threads, ranks = config.threads_per_stage, config.tensor_parallel_size
-    return profile_key(source, computes_in, device, layers, threads, ranks)
+    devices = ",".join(config.devices() or (device,))
+    return profile_key(source, computes_in, devices, layers, threads, ranks)
 
 
-def _device(wanted: str, num_stages: int, ranks: int) -> str:
+def _device(config: EngineConfig) -> str:
     """cpu or cuda. torch is imported only where a card may be: it takes seconds."""
+    devices = config.devices()
+    wanted = config.device if devices is None else devices[0].partition(":")[0]
+    num_stages, ranks = config.pipeline_parallel_size, config.tensor_parallel_size
+    needed = num_stages * ranks if devices is None else cards_needed(devices)
     has_driver = any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg"))
     if wanted == "cpu" or (wanted == "auto" and not has_driver):
         return "cpu"
     import torch
 
     num_cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if num_cards >= num_stages * ranks:
+    if num_cards >= needed:
         return "cuda"
+    if devices is not None:
+        fix = f"there are {num_cards} CUDA devices; name those, several times if need be, or cpu"
+        raise ConfigError("stage_devices", config.stage_devices, fix)
     if wanted == "cuda":
-        needed = f"{num_stages} stages" + (f" of {ranks} ranks" if ranks > 1 else "")
-        fix = f"there are {num_cards} CUDA devices for {needed}; use fewer, or cpu"
+        shown = f"{num_stages} stages" + (f" of {ranks} ranks" if ranks > 1 else "")
+        fix = f"there are {num_cards} CUDA devices for {shown}; use fewer, or cpu"
         raise ConfigError("device", wanted, fix)
     return "cpu"
 
@@ -237,6 +263,22 @@ def _cluster_device(cluster: RayCluster, wanted: str, num_ranks: int) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if cluster.total("GPU") >= num_ranks else "cpu"
+
+
+def card_memories(devices: Sequence[str], usable_bytes: Sequence[int]) -> list[Memory]:
+    """The cards that processes are on, each with the processes that share it.
+
+    Args:
+        devices: of each process.
+        usable_bytes: of each card of the machine.
+    """
+    sharing: dict[str, list[int]] = {}
+    for rank, device in enumerate(devices):
+        sharing.setdefault(device, []).append(rank)
+    return [
+        Memory(device, usable_bytes[int(device.partition(":")[2])], tuple(ranks))
+        for device, ranks in sharing.items()
+    ]
 
 
 def card_bytes() -> list[int]:

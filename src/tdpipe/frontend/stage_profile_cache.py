@@ -11,6 +11,10 @@ from tdpipe.core.errors import ConfigError
 from tdpipe.cost.profiled_cost import ProfiledCost
 from tdpipe.execution.models.model_source import ModelSource, cache_folder
 
+# Of a card's multiprocessors, the percentage that a process may use under NVIDIA's Multi-Process
+# Service, which the stages inherit.
+MPS_SHARE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+
 
 def profile_key(
     source: ModelSource,
@@ -60,12 +64,18 @@ def store_profile(key: ProfileKey, cost: ProfiledCost) -> Path:
 
 
 def machine_name(device: str) -> str:
-    """The processor or card that stages run on, and how many there are."""
-    if device == "cpu":
+    """The processor or card that stages run on, how many there are, and what part may be used.
+
+    Args:
+        device: cpu, cuda, or the names of the stages' own.
+    """
+    if device.startswith("cpu"):
         return f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"
     import torch
 
-    return f"{torch.cuda.get_device_name(0)} x {torch.cuda.device_count()}"
+    name = f"{torch.cuda.get_device_name(0)} x {torch.cuda.device_count()}"
+    share = os.environ.get(MPS_SHARE)
+    return f"{name}, {share}% of the multiprocessors" if share else name
 
 
 def cpu_name() -> str:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tdpipe.config.engine_config import EngineConfig
+from tdpipe.config.stage_devices import cards_needed
 from tdpipe.core.errors import ConfigError, StageFailed
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.llm import make_config
@@ -61,7 +62,8 @@ class ReplicaPool:
         self._num_runs = 0
         self._open_run: PoolRun | None = None
         self._last_run: PoolRun | None = None
-        resolve_model(model)  # what must be fetched or exported first is, once
+        # What must be fetched or exported first is, once.
+        resolve_model(model, self.config.load_format)
         texts = [
             _settings_text(
                 model, self._own_settings(settings, i), timeline and timeline_of(timeline, i)
@@ -238,8 +240,11 @@ def _machine_shares(
     """Cores of each replica, and what its environment says of its cards."""
     if config.distributed_executor_backend == "ray":
         return [()] * replicas, [{} for _ in range(replicas)]  # the cluster shares out its nodes
-    num_ranks = config.pipeline_parallel_size * config.tensor_parallel_size
-    cards = card_groups(visible_cards(config.device), replicas, num_ranks, config.device)
+    needed = num_ranks = config.pipeline_parallel_size * config.tensor_parallel_size
+    device, devices = config.device, config.devices()
+    if devices is not None:  # each replica counts its own cards from 0
+        device, needed = devices[0].partition(":")[0], cards_needed(devices)
+    cards = card_groups(visible_cards(device), replicas, needed, device)
     if cards is not None:
         return [()] * replicas, [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in cards]
     usable = sorted(os.sched_getaffinity(0))

@@ -15,7 +15,7 @@ from tdpipe.prediction.oracle import OraclePredictor
 BAD = [
     ("model", ""), ("pipeline_parallel_size", 0), ("pipeline_parallel_size", "2"),
     ("scheduler", "fastest"), ("dtype", "int3"), ("device", "tpu"), ("kv_cache_memory", "lots"),
-    ("quantization", "int3"),
+    ("quantization", "int3"), ("load_format", "safetensors"), ("stage_devices", "cuda:0,cuda:0"),
     ("kv_cache_memory", 0), ("kv_cache_memory", True), ("gpu_memory_utilization", 0),
     ("gpu_memory_utilization", 1.5), ("max_model_len", 1), ("partition", "a,b"),
     ("length_predictor", "crystal-ball"), ("length_predictor", "constant:x"),

@@ -15,10 +15,11 @@ from torch.nn import functional
 from tdpipe.core.tensor_shard import tensor_shards
 from tdpipe.execution.attention.attention_backend import AttentionBackend, AttentionMetadata
 from tdpipe.execution.kv_cache import KVCache
+from tdpipe.execution.models.dummy_weights import DummyTensors
 from tdpipe.execution.models.model_config import ModelConfig
 from tdpipe.execution.models.projection import Projection
 from tdpipe.execution.models.rope import apply_rope, rope_tables
-from tdpipe.execution.models.stage_weights import StageWeights
+from tdpipe.execution.models.stage_weights import CheckpointFiles, StageWeights, TensorSource
 from tdpipe.execution.row_kernels import add_rms_norm, is_compiled, rms_norm, silu_multiply
 from tdpipe.execution.tensor_ranks import TensorRanks
 
@@ -194,14 +195,22 @@ class StageModel(nn.Module):
         self._cos = cos.to(device=device, dtype=dtype)
         self._sin = sin.to(device=device, dtype=dtype)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, load_format: str = "auto") -> None:
         """Read this stage's weights, and only those, from a Hugging Face folder.
+
+        Args:
+            load_format: "dummy" makes random weights instead; nothing is read then.
 
         Raises:
             ConfigError: a file or tensor is missing or of the wrong shape.
         """
         shard = self._ranks.shard
-        with StageWeights(folder, self._dtype, self._device) as weights:
+        source: TensorSource
+        if load_format == "dummy":
+            source = DummyTensors(self._dtype, self._device)
+        else:
+            source = CheckpointFiles(folder)
+        with StageWeights(source, self._dtype, self._device) as weights:
             for offset, layer in enumerate(self.layers):
                 assert isinstance(layer, DecoderLayer)
                 weights.fill(layer, self.first_layer + offset, shard)

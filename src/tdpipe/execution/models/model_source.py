@@ -23,7 +23,8 @@ EMBEDDED = {
 }
 # Raised when the exported folders change, so that older ones are made anew.
 EXPORT_FORMAT = 1
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+WEIGHT_FILES = "*.safetensors"
+HUB_FILES = ["*.json", WEIGHT_FILES, "*.jinja", "*.model", "*.txt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,16 @@ class ModelSource:
     end_token_ids: tuple[int, ...]
 
 
-def resolve_model(name: str) -> ModelSource:
+def resolve_model(name: str, load_format: str = "auto") -> ModelSource:
     """Find a model by embedded name, GGUF file, local folder or hub name ("org/name").
+
+    Args:
+        load_format: as in EngineConfig; for dummy no weights are fetched from the hub.
 
     Raises:
         ConfigError: there is no such model, or it is not supported.
     """
-    folder = _folder_of(name)
+    folder = _folder_of(name, load_format != "dummy")
     config = load_config(folder)
     return ModelSource(name, folder, config, _end_token_ids(folder, config))
 
@@ -67,7 +71,7 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "tdpipe"
 
 
-def _folder_of(name: str) -> Path:
+def _folder_of(name: str, with_weights: bool) -> Path:
     path = Path(name).expanduser()
     if name in EMBEDDED:
         return exported(_embedded_file(name))
@@ -80,7 +84,7 @@ def _folder_of(name: str) -> Path:
     if name and path.exists():
         raise ConfigError("model", name, "give a folder or a .gguf file")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _from_hub(name)
+        return _from_hub(name, with_weights)
     fix = f"use a local folder, a .gguf file, a hub name (org/name), or {', '.join(EMBEDDED)}"
     raise ConfigError("model", name, fix)
 
@@ -94,11 +98,12 @@ def _embedded_file(name: str) -> Path:
     raise ConfigError("model", name, f"its package is not installed: {command}")
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, with_weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        wanted = [one for one in HUB_FILES if with_weights or one != WEIGHT_FILES]
+        return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub's many errors all mean: not to be had
         reason = type(error).__name__
         fix = f"no such folder here, and the hub did not give it ({reason}); check name and network"

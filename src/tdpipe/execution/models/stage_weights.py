@@ -1,6 +1,6 @@
-"""Reads the weights of one stage from safetensors files, and fuses what the decoder fuses.
+"""The weights of one stage, from safetensors files, and fused where the decoder fuses them.
 
-Of each matrix a rank of a stage reads its share only.
+Of each matrix a rank of a stage holds its share only.
 """
 
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from safetensors import safe_open
@@ -53,18 +53,74 @@ FUSED = {
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class StageWeights:
+class TensorSource(Protocol):
+    """Where a checkpoint's tensors come from: its files, or nowhere (dummy_weights.py)."""
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that name, whole. Raises ConfigError if there is none of this shape."""
+        ...
+
+    def close_files(self) -> None:
+        """Give back the memory of what was read so far."""
+        ...
+
+
+class CheckpointFiles:
     """Open safetensors files of a Hugging Face folder, one or several with an index.
 
     Raises:
         ConfigError: there are none, or a file or the index is broken.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self._folder, self._dtype, self._device = folder, dtype, device
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._file_of = files_of_tensors(folder)
         self._open: dict[str, Any] = {}
         self._stack = ExitStack()
+
+    def close_files(self) -> None:
+        """Give back the pages read so far; what is read next opens its file again."""
+        self._open.clear()
+        self._stack.close()
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A tensor as the file has it, on CPU.
+
+        Raises:
+            ConfigError: it is missing, not of a float type, or its shape is not `shape`.
+        """
+        tensor = self._read(name)
+        if tuple(tensor.shape) != shape:
+            fix = f"its shape is {tuple(tensor.shape)}, config.json implies {shape}"
+            raise ConfigError("weights", name, fix)
+        return tensor
+
+    def _read(self, name: str) -> Tensor:
+        """A tensor as the file has it, checked for its type only."""
+        if name not in self._file_of:
+            fix = f"the checkpoint in {self._folder.name} has no such tensor"
+            raise ConfigError("weights", name, fix)
+        file_name = self._file_of[name]
+        with readable(self._folder / file_name, name):
+            if file_name not in self._open:
+                opened = safe_open(self._folder / file_name, framework="pt", device="cpu")
+                self._open[file_name] = self._stack.enter_context(opened)
+            tensor: Tensor = self._open[file_name].get_tensor(name)
+        if tensor.dtype not in FLOATS:
+            fix = f"its type is {tensor.dtype}; only float32, bfloat16 and float16 are supported"
+            raise ConfigError("weights", name, fix)
+        return tensor
+
+
+class StageWeights:
+    """The tensors of a stage, fused and split as the decoder holds them.
+
+    Args:
+        dtype, device: of what is held.
+    """
+
+    def __init__(self, source: TensorSource, dtype: torch.dtype, device: torch.device) -> None:
+        self._source, self._dtype, self._device = source, dtype, device
 
     def __enter__(self) -> Self:
         return self
@@ -75,12 +131,11 @@ class StageWeights:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        self.close_files()
 
     def close_files(self) -> None:
-        """Give back the pages read so far; what is read next opens its file again."""
-        self._open.clear()
-        self._stack.close()
+        """Give back the memory of what was read so far."""
+        self._source.close_files()
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """One tensor, of the stage's dtype, on its device.
@@ -88,7 +143,7 @@ class StageWeights:
         Raises:
             ConfigError: it is missing, not of a float type, or its shape is not `shape`.
         """
-        return self._stacked([self._checked(name, shape)], shape)
+        return self._stacked([self._source.tensor(name, shape)], shape)
 
     def vocab(self, name: str, hidden_size: int, shard: TensorShard) -> Tensor:
         """A rank's rows of a matrix [vocab, hidden]. Raises ConfigError, as `tensor` does."""
@@ -117,9 +172,9 @@ class StageWeights:
     def _share(self, name: str, shape: tuple[int, ...], share: Share | None, dim: int) -> Tensor:
         """A share in dimension `dim` of a tensor of which `shape` is held, or all of it."""
         if share is None:
-            return self._checked(name, shape)
+            return self._source.tensor(name, shape)
         full = (*shape[:dim], share.whole, *shape[dim + 1 :])
-        return self._checked(name, full).narrow(dim, share.start, share.size)
+        return self._source.tensor(name, full).narrow(dim, share.start, share.size)
 
     def _stacked(self, pieces: Iterable[Tensor], shape: tuple[int, ...]) -> Tensor:
         """The pieces one above the other, read one at a time, in memory of their own.
@@ -133,29 +188,6 @@ class StageWeights:
             row += len(piece)
         assert row == shape[0], (row, shape)
         return held
-
-    def _checked(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        tensor = self._read(name)
-        if tuple(tensor.shape) != shape:
-            fix = f"its shape is {tuple(tensor.shape)}, config.json implies {shape}"
-            raise ConfigError("weights", name, fix)
-        return tensor
-
-    def _read(self, name: str) -> Tensor:
-        """A tensor as the file has it, checked for its type only."""
-        if name not in self._file_of:
-            fix = f"the checkpoint in {self._folder.name} has no such tensor"
-            raise ConfigError("weights", name, fix)
-        file_name = self._file_of[name]
-        with readable(self._folder / file_name, name):
-            if file_name not in self._open:
-                opened = safe_open(self._folder / file_name, framework="pt", device="cpu")
-                self._open[file_name] = self._stack.enter_context(opened)
-            tensor: Tensor = self._open[file_name].get_tensor(name)
-        if tensor.dtype not in FLOATS:
-            fix = f"its type is {tensor.dtype}; only float32, bfloat16 and float16 are supported"
-            raise ConfigError("weights", name, fix)
-        return tensor
 
 
 def _share_of(shard: TensorShard, part: Part, num_dims: int, head_dim: int) -> Share | None:
