@@ -16,7 +16,7 @@ from tdpipe.core.sampling_params import SamplingParams
 from tdpipe.cost.cost_model import BatchLoad, plan_load
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.execution.pipeline_executor import PipelineExecutor
-from tdpipe.execution.stage_profiler import FULL_GRID, QUICK_GRID, ProfileGrid, profile_stages
+from tdpipe.execution.stage_profiler import QUICK_GRID, ProfileGrid, profile_stages
 from tdpipe.frontend.intake_forecasts import IntakeForecasts
 from tdpipe.frontend.job_run import JobRun, RunParts
 from tdpipe.frontend.pipeline_setup import resolve_setup
@@ -55,27 +55,20 @@ class RecordedLoads:
 
 
 class ProfiledPipeline:
-    """Started stages of the embedded model on CPU; `profile` comes before runs.
+    """Started stages; `profile` comes before runs.
 
     Args:
-        layout: PP2, TP2 or PP2xTP2.
+        config: of the engine; its scheduler counts nowhere.
+        grid: what a profile measures.
     """
 
-    def __init__(self, layout: str, smoke: bool) -> None:
-        sizes = {one[:2]: int(one[2:]) for one in layout.split("x")}
-        self.config = EngineConfig(
-            MODEL,
-            pipeline_parallel_size=sizes.get("PP", 1),
-            tensor_parallel_size=sizes.get("TP", 1),
-            dtype="float32",
-            device="cpu",
-            kv_cache_memory=KV_CACHE_MEMORY,
-        )
-        self.source = resolve_model(MODEL)
+    def __init__(self, config: EngineConfig, grid: ProfileGrid) -> None:
+        self.config = config
+        self.source = resolve_model(config.model, config.load_format)
         self.tokenizer = Tokenizer(self.source.folder)
         self.setup = resolve_setup(self.config, self.source)
         self.executor = self.setup.executor(self.source.folder)
-        self.grid = SMOKE_GRID if smoke else FULL_GRID
+        self.grid = grid
         self.profiles: list[Figures] = []
         try:
             self.limits = self.setup.allocate(self.executor)
@@ -120,6 +113,9 @@ class ProfiledPipeline:
             "bound_s": summary.bound.seconds,
             "bound": summary.bound.name,
             "num_batches": summary.num_batches,
+            "num_preemptions": summary.num_preemptions,
+            "peak_kv_share": summary.peak_kv_share,
+            "busy_shares": list(summary.stage_busy_shares),
             "engine_cpu_s": time.process_time() - cpu_s,
             "collective_share": summary.collective_share,
             "busy_s": self._busy_s(run.trace.spans, recorded.loads),
@@ -154,6 +150,19 @@ class ProfiledPipeline:
             found["measured_s"] += span.end_s - span.start_s
             found["own_batches_s"] += self.cost.stage_time_s(span.stage, load)
         return stages
+
+
+def layout_config(layout: str) -> EngineConfig:
+    """The embedded model on CPU, in a layout such as PP2, TP2 or PP2xTP2."""
+    sizes = {one[:2]: int(one[2:]) for one in layout.split("x")}
+    return EngineConfig(
+        MODEL,
+        pipeline_parallel_size=sizes.get("PP", 1),
+        tensor_parallel_size=sizes.get("TP", 1),
+        dtype="float32",
+        device="cpu",
+        kv_cache_memory=KV_CACHE_MEMORY,
+    )
 
 
 def kind_of(load: BatchLoad) -> str:

@@ -1,9 +1,11 @@
 """What every result file says of its origin: machine, versions, commit, settings, all raw runs."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,18 +60,21 @@ def cores_text(found: dict[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that matter here."""
+    """Python and the packages that matter here, as far as they are installed."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        found[name] = importlib.metadata.version(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found
 
 
 def commit() -> dict[str, Any]:
-    """The commit measured, and whether the sources were changed since."""
+    """The commit measured, and whether the sources were changed since; empty without git."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
+        if shutil.which("git") is None:
+            return ""
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 

@@ -24,8 +24,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from profiled_pipeline import MODEL, QUICK_GRID, SMOKE_GRID, Figures, ProfiledPipeline
+from profiled_pipeline import (
+    MODEL,
+    QUICK_GRID,
+    SMOKE_GRID,
+    Figures,
+    ProfiledPipeline,
+    layout_config,
+)
 from result_record import RESULTS, ROOT, write_result
+from tdpipe.execution.stage_profiler import FULL_GRID
 from workload_lognormal import TOKEN_RANGE, WorkItem, make_workload
 
 PIPELINE = ("pp-separate", "pp-hybrid", "pp-hybrid-2048", "token-throttling", "td-pipe", "adaptive")
@@ -241,7 +249,8 @@ def main() -> None:
     with ExitStack() as stack:
         pipelines = {}
         for layout in options.layouts.split(","):
-            pipelines[layout] = ProfiledPipeline(layout, options.smoke)
+            grid = SMOKE_GRID if options.smoke else FULL_GRID
+            pipelines[layout] = ProfiledPipeline(layout_config(layout), grid)
             stack.callback(pipelines[layout].executor.close)
         for layout, pipeline in pipelines.items():
             pipeline.profile(SMOKE_GRID if options.smoke else QUICK_GRID)

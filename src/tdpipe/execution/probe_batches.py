@@ -55,13 +55,17 @@ class Probe:
 
 
 class ProbeBatches:
-    """Makes plans for a pipeline whose sequences are nobody else's."""
+    """Makes plans for a pipeline whose sequences are nobody else's.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        num_written: blocks of the cache that hold something already, from its beginning.
+    """
+
+    def __init__(self, limits: Limits, num_written: int = 0) -> None:
         self._limits = limits
         self._next_batch = 0
         self._next_request = 0
-        self._num_written = 0
+        self._num_written = num_written
         self._num_read = 0
         self._resident: list[int] = []
 
