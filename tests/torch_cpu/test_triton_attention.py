@@ -161,7 +161,6 @@ def test_kernels_compile(dtype, head_dim, capability, monkeypatch, tmp_path):
         num_prefill_tokens=3,
         prefills=[PrefillSpan(0, 3, 3, torch.arange(3))],
         slot_mapping=torch.arange(4),
-        decode_slots=torch.zeros(1, 300, dtype=torch.long),
         decode_lengths=torch.tensor([300]),
         block_tables=torch.zeros(1, 19, dtype=torch.int32),
         block_size=16,

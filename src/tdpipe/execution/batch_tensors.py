@@ -38,8 +38,8 @@ def build_batch(
     prefills = plan.slices[: plan.num_prefills]
     decodes = plan.slices[plan.num_prefills :]
     spans, prefill_slots = _prefill_spans(prefills, table, block_size, device)
-    tables, lengths, slots = _decode_slots(decodes, table, block_size)
-    last_slots = slots[np.arange(len(decodes)), lengths - 1] if decodes else lengths
+    tables, lengths = _decode_tables(decodes, table, block_size)
+    last_slots = _last_slots(tables, lengths, block_size)
 
     def move(array: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -48,7 +48,6 @@ def build_batch(
         num_prefill_tokens=sum(piece.num_tokens for piece in prefills),
         prefills=spans,
         slot_mapping=move(np.concatenate([*prefill_slots, last_slots])),
-        decode_slots=move(slots),
         decode_lengths=move(lengths),
         block_tables=move(tables),
         block_size=block_size,
@@ -87,18 +86,22 @@ def _prefill_spans(
     return spans, new_slots
 
 
-def _decode_slots(
+def _decode_tables(
     decodes: tuple[SequenceSlice, ...], table: SequenceTable, block_size: int
-) -> tuple[npt.NDArray[np.int32], Int64Array, Int64Array]:
-    """Block tables [decodes, blocks], lengths [decodes], slots [decodes, longest context]."""
+) -> tuple[npt.NDArray[np.int32], Int64Array]:
+    """Block tables [decodes, blocks], lengths [decodes]."""
     lengths = np.array([piece.context_tokens for piece in decodes], np.int64)
-    longest = int(lengths.max()) if decodes else 0
-    num_blocks = -(-longest // block_size)
+    num_blocks = -(-int(lengths.max()) // block_size) if decodes else 0
     rows = table.rows([piece.request_id for piece in decodes])
     tables = table.blocks[rows, :num_blocks]
-    # Beyond a sequence's end the row holds old values: slot 0 is as good and always exists.
+    # Beyond a sequence's end the row holds old values: block 0 is as good and always exists.
     used = np.arange(num_blocks) * block_size < lengths[:, None]
-    tables = np.where(used, tables, 0).astype(np.int32)
-    starts = tables.astype(np.int64)[:, :, None] * block_size
-    slots = (starts + np.arange(block_size)).reshape(len(decodes), num_blocks * block_size)
-    return tables, lengths, np.ascontiguousarray(slots[:, :longest])
+    return np.where(used, tables, 0).astype(np.int32), lengths
+
+
+def _last_slots(tables: npt.NDArray[np.int32], lengths: Int64Array, block_size: int) -> Int64Array:
+    """[decodes] slot of the last token of each context."""
+    if not len(lengths):
+        return lengths
+    block, offset = np.divmod(lengths - 1, block_size)
+    return tables[np.arange(len(lengths)), block].astype(np.int64) * block_size + offset

@@ -41,7 +41,7 @@ class KVCache:
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeroed, not empty: padding reads slot 0, and a NaN there would outlive its mask."""
+    """Zeroed, not empty: padding reads block 0, and a NaN there would outlive its mask."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     # numpy asks the system for zero pages, which cost neither time nor memory until written to;

@@ -35,7 +35,7 @@ class DecodeGroup:
 
     Attributes:
         rows: [decodes] int64, which of the batch's decodes these are.
-        slots: [decodes * longest] int64, cache slots, padded with slot 0.
+        slots: [decodes * longest] int64, cache slots, padded with those of block 0.
         bias: [decodes, 1, longest], 0 where a slot counts and -inf in the padding.
     """
 
@@ -86,7 +86,6 @@ class AttentionMetadata:
         num_prefill_tokens: rows before the first decode.
         prefills: the prefill spans.
         slot_mapping: [tokens] int64, cache slot of each row's own token.
-        decode_slots: [decodes, longest] int64, slots of each decode's context, padded with 0.
         decode_lengths: [decodes] int64, tokens in each context, the present one included.
         block_tables: [decodes, blocks] int32, padded with 0, for kernels that page themselves.
         block_size: tokens in a block.
@@ -99,7 +98,6 @@ class AttentionMetadata:
     num_prefill_tokens: int
     prefills: list[PrefillSpan]
     slot_mapping: Tensor
-    decode_slots: Tensor
     decode_lengths: Tensor
     block_tables: Tensor
     block_size: int

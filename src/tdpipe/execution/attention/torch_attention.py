@@ -98,8 +98,9 @@ def _groups(meta: AttentionMetadata, window: int | None, dtype: torch.dtype) -> 
         seen = at < ends if window is None else (at < ends) & (at >= ends - window)
         bias = torch.zeros(seen.shape, dtype=dtype, device=rows.device)
         bias.masked_fill_(~seen, float("-inf"))
-        slots = meta.decode_slots[rows, :longest].flatten()
-        groups.append(DecodeGroup(rows, slots, bias[:, None]))
+        blocks = meta.block_tables[rows].long()[:, at[0] // meta.block_size]
+        slots = blocks * meta.block_size + at % meta.block_size
+        groups.append(DecodeGroup(rows, slots.flatten(), bias[:, None]))
     return groups
 
 
