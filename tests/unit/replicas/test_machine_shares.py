@@ -6,6 +6,7 @@ from tdpipe.config.engine_config import EngineConfig
 from tdpipe.core.errors import CapacityError, ConfigError
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.frontend.pipeline_setup import resolve_setup
+from tdpipe.replicas import replica_pool
 from tdpipe.replicas.machine_shares import card_groups, core_groups
 
 
@@ -48,3 +49,12 @@ def test_memory_is_shared():
     resolve_setup(config, source, 0.5)
     with pytest.raises(CapacityError, match="free on this machine"):
         resolve_setup(config, source, 1e-3)
+
+
+def test_replicas_whose_stages_share_a_card_take_one_each(monkeypatch):
+    monkeypatch.setattr(replica_pool, "visible_cards", lambda device: ["5", "7", "9"])
+    config = EngineConfig("m", pipeline_parallel_size=4, stage_devices=["cuda:0"] * 4)
+    _, environments = replica_pool._machine_shares(config, 2)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == ["5", "7"]
+    on_cpu = EngineConfig("m", pipeline_parallel_size=2, stage_devices="cpu,cpu")
+    assert replica_pool._machine_shares(on_cpu, 2)[1] == [{}, {}]
