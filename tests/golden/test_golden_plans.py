@@ -1,7 +1,7 @@
 """Golden plan replay: the same input gives the same sequence of batches, today and tomorrow.
 
 A refactoring leaves the files unchanged; a change of a policy shows as their diff. To rewrite them:
-    python tests/golden/test_golden_plans.py
+    PYTHONPATH=tests python tests/golden/test_golden_plans.py
 """
 
 from pathlib import Path

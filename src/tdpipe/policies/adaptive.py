@@ -105,9 +105,10 @@ class Adaptive:
         It takes their mean length at least. What a few then still generate when all else is done
         costs as much as whole batches, so on average it may be a small share of the class's work.
         """
-        length = self.survival.mean_tokens(key)
+        most = waiting.mean_max_tokens
+        length = self.survival.mean_tokens(key, most)
         overhang = OVERHANG_SHARE * (waiting.mean_prompt_tokens + length)
-        return max(length, self.survival.tokens_until(key, overhang))
+        return max(length, self.survival.tokens_until(key, overhang, most))
 
     def _is_stale(self, state: EngineState, ended: int) -> bool:
         rounds = self._batches_since_forecast / state.limits.num_stages
@@ -118,13 +119,12 @@ class Adaptive:
     def _outlook(self, state: EngineState, timeline: KVTimeline) -> Outlook:
         residents = list(state.resident.values())
         remaining = [self.survival.remaining(request) for request in residents]
-        waiting = [request.unrevised_remaining for request in self.order.heads(state)]
         longest = max(remaining, default=1)
-        longest_waiting = max(waiting, default=0)
+        longest_waiting = self._longest_waiting(state)
         shared = SharedBlocks.of(state)
         timeline.rebuild(residents, remaining, max(longest, longest_waiting), shared)
         expected = sum(
-            one.forecast_tokens * self.survival.mean_ratio(key)
+            one.forecast_tokens * self.survival.mean_ratio(key, one.mean_max_tokens)
             for key, one in self.order.classes.items()
         )
         return Outlook(
@@ -138,6 +138,18 @@ class Adaptive:
             all_fit=self._all_fit(state, remaining),
             num_requests=len(state.waiting) + len(residents),
         )
+
+    def _longest_waiting(self, state: EngineState) -> int:
+        """Tokens that no more than one waiting request of any class is taken to outlive."""
+        self.order.heads(state)  # leaves out the aborted
+        lengths = [
+            self.survival.tokens_outlived_by(
+                min(0.5, 1 / len(one.members)), key, one.mean_max_tokens
+            )
+            for key, one in self.order.classes.items()
+            if one.members
+        ]
+        return round(max(lengths, default=0.0))
 
     def _all_fit(self, state: EngineState, remaining: list[int]) -> bool:
         """Whether all that waits could be prefilled now and stay resident to its end.

@@ -23,25 +23,35 @@ class LengthClass:
     Attributes:
         due: when the next one is due, in rounds; only the order among classes counts.
         stride: rounds between two.
-        lateness: rounds by which the class should have started; 0 while there is time.
-        prompt_tokens, forecast_tokens: sums over the members.
+        time_left: rounds until all of the class should have started; negative if they are late.
+        prompt_tokens, forecast_tokens, max_tokens: sums over the members.
     """
 
     due: float
     stride: float = 1.0
-    lateness: float = 0.0
+    time_left: float = 0.0
     members: deque[Request] = field(default_factory=deque)
     prompt_tokens: int = 0
     forecast_tokens: int = 0
+    max_tokens: int = 0
+
+    def urgency(self) -> tuple[float, float, float]:
+        """Sorts classes: those that are late, the latest first; then those due first."""
+        return min(0.0, self.time_left), self.due, self.time_left
 
     @property
     def mean_prompt_tokens(self) -> float:
         return self.prompt_tokens / max(1, len(self.members))
 
+    @property
+    def mean_max_tokens(self) -> float:
+        return self.max_tokens / max(1, len(self.members))
+
     def count(self, request: Request, sign: int) -> None:
         """Add a member to the sums, or take it out."""
         self.prompt_tokens += sign * len(request.prompt_token_ids)
         self.forecast_tokens += sign * request.unrevised_remaining
+        self.max_tokens += sign * request.max_tokens
 
 
 class AdmissionOrder:
@@ -84,14 +94,13 @@ class AdmissionOrder:
             rounds_needed: so long before the end must the requests of a class have started.
         """
         for key, one in self.classes.items():
-            time_left = rounds_left - rounds_needed(key, one)
-            one.lateness = max(0.0, -time_left)
-            one.stride = max(1.0, time_left) / max(1, len(one.members))
+            one.time_left = rounds_left - rounds_needed(key, one)
+            one.stride = max(1.0, one.time_left) / max(1, len(one.members))
 
     def heads(self, state: EngineState) -> list[Request]:
         """The first waiting request of each class, in order of preference."""
         heads: list[Request] = []
-        for one in sorted(self.classes.values(), key=lambda one: (-one.lateness, one.due)):
+        for one in sorted(self.classes.values(), key=LengthClass.urgency):
             while one.members and one.members[0].request_id not in state.waiting:
                 self._drop(one, one.members[0])  # aborted
             if one.members:

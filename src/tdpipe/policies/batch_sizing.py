@@ -10,10 +10,11 @@ chain       the steps of the longest request follow each other, one a round. Wit
             still needs then goes on almost alone:
                 run time(n) = R / n x time(n) + rounds alone x P x time(1)
                 rounds alone = max(0, longest - R / (n P))
-            A request that waits may be the last to start. It then has only those rounds that
-            follow the prefill of all prompts. The limit is the largest n with the least run time:
-            small batches make short rounds, which pays where a batch of the least efficient size
-            is hardly slower per token.
+            The longest request that waits may be the last to start. For it the run is the batches
+            of n tokens until all prompts are read, then decodes alone, as many to a batch as there
+            are requests, then rounds alone again. The limit is the largest n with the least of the
+            longer of the two: small batches make short rounds, which pays where a batch of the
+            least efficient size is hardly slower per token; large ones let the last start sooner.
 flow        with a full cache, prompts can come in only as fast as decoding makes room:
             decodes per batch x (1 + waiting prompt tokens / tokens still to be generated)
 
@@ -54,7 +55,7 @@ class Outlook:
         prompt_tokens: waiting to be prefilled.
         output_tokens: expected from waiting and resident requests together.
         longest_tokens: expected remaining output of the longest resident request.
-        longest_waiting_tokens: expected output of the longest waiting one.
+        longest_waiting_tokens: output of the longest waiting one, as far as one of so many goes.
         decodes: mean decodes in a batch.
         room: share of the blocks that the forecast leaves free at its peak.
         is_full: nothing that waits fits the forecast.
@@ -88,11 +89,12 @@ class BatchSizing:
     """Batch sizes for one pipeline."""
 
     def __init__(self, cost: CostModel) -> None:
+        self.cost = cost
         self.num_stages = cost.num_stages
         self.free = free_tokens(cost)
         self.ample = efficient_tokens(cost, AMPLE_SHARE)
         self.scarce = efficient_tokens(cost, SCARCE_SHARE)
-        self._alone_s = batch_time_s(cost, 1)
+        self._batch_alone_s = batch_time_s(cost, 1)
         sizes = [self.free]
         while sizes[-1] < self.ample:
             sizes.append(int(sizes[-1] * STEP_RATIO) + 1)
@@ -142,11 +144,18 @@ class BatchSizing:
         return max(size for run_s, size in run_times_s if run_s <= (1 + INDIFFERENCE) * least_s)
 
     def _run_time_s(self, outlook: Outlook, size: int, time_s: float) -> float:
+        """Of what is left, in batches of that size; the longer of two chains."""
         batches = outlook.tokens_left / size
+        alone_s = self._alone_s(outlook.longest_tokens, batches)
+        # What waits: prompts until the last of them has started, then decodes, ever fewer.
         prompt_batches = outlook.prompt_tokens / max(1.0, size - outlook.decodes)
-        rounds_alone = max(
-            0.0,
-            outlook.longest_tokens - batches / self.num_stages,
-            outlook.longest_waiting_tokens - max(0.0, batches - prompt_batches) / self.num_stages,
-        )
-        return batches * time_s + rounds_alone * self.num_stages * self._alone_s
+        decodes = max(1.0, min(size, outlook.num_requests / self.num_stages))
+        left = max(0.0, outlook.output_tokens - prompt_batches * outlook.decodes)
+        decode_batches = left / decodes
+        decode_s = decode_batches * batch_time_s(self.cost, int(decodes))
+        last_alone_s = self._alone_s(outlook.longest_waiting_tokens, decode_batches)
+        return max(batches * time_s + alone_s, prompt_batches * time_s + decode_s + last_alone_s)
+
+    def _alone_s(self, tokens: int, batches: float) -> float:
+        """Time of the rounds that so many tokens of one request need beyond those of the others."""
+        return max(0.0, tokens - batches / self.num_stages) * self.num_stages * self._batch_alone_s

@@ -6,10 +6,15 @@ of the ratio (true length / forecast) is estimated from the requests that have e
 still alive: of all that came as far as a ratio, the share that ended there (Kaplan-Meier). Each
 request is then taken to end at a quantile of its own in what is left of that distribution: summed
 over many requests this is the expected usage, at the price of one look-up for each.
+
+A forecast is the mean of a length that max_tokens cuts. The distribution is that of the length
+without the cut: a cut request was still alive there. What is believed at first is as wide as the
+forecasts themselves say, where they have quantiles, and is moved so that the cut length keeps the
+forecast as its mean: the higher, the nearer to max_tokens that is.
 """
 
 from bisect import bisect_left
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 from math import erf, log2
 
@@ -28,6 +33,12 @@ RATIO_AT_0 = LEAST_DOUBLING - 0.5 / BINS_PER_DOUBLING  # in doublings
 PRIOR_WEIGHT = 8.0
 PRIOR_DEVIATION = 0.25
 PRIOR_HAZARDS = (0.01, 0.3)  # least and most
+# Wider ones go by steps of a quarter of a doubling, and count as many requests before they do.
+DEVIATIONS = [PRIOR_DEVIATION * step for step in range(1, 9)]
+# The belief is moved by so many bins at most: up where forecasts are as long as max_tokens.
+SHIFTS = range(-2 * BINS_PER_DOUBLING, -LEAST_DOUBLING * BINS_PER_DOUBLING + 1)
+# Two quantiles of a forecast, and the standard deviations between them: 15 and 45 %.
+LOW, MIDDLE, DEVIATIONS_BETWEEN = 1, 4, 0.911
 # Multiples of it, modulo 1, are spread evenly however many are taken.
 GOLDEN_RATIO = 0.6180339887498949
 
@@ -38,31 +49,53 @@ class LengthSurvival:
     def __init__(self) -> None:
         self._alive: dict[int, Request] = {}
         self._ended: dict[int, list[float]] = {}  # class -> requests that ended in each bin
-        self._prior = _prior_hazards()
-        self._first_curve = _ended_share(self._prior)
+        self._cut: dict[int, list[float]] = {}  # class -> requests that max_tokens cut there
+        self._shifts: dict[int, int] = {}  # class -> shift of its requests, on average
+        self._told: list[float] = []  # deviations that forecasts have told, in doublings
+        self._deviation = PRIOR_DEVIATION
+        self._common = prior_hazards(PRIOR_DEVIATION)
+        self._first_curves: dict[int, list[float]] = {}  # by shift, of classes without their own
         self._curves: dict[int, list[float]] = {}
 
     def follow(self, request: Request) -> None:
         """The request is admitted; `learn` will see by itself that it has ended."""
         self._alive[request.request_id] = request
+        quantiles = request.length_quantiles
+        if quantiles and quantiles[MIDDLE] < request.max_tokens:
+            doublings = log2(quantiles[MIDDLE] / quantiles[LOW])
+            self._told.append(doublings / DEVIATIONS_BETWEEN)
 
     def learn(self) -> None:
         """Take in which requests have ended since the last call, and how far the others are."""
         ended = [request for request in self._alive.values() if request.finish_reason is not None]
         for request in ended:
             del self._alive[request.request_id]
-            if request.finish_reason is not FinishReason.ABORT:
+            if request.finish_reason is FinishReason.STOP:
                 _count(self._ended, request)
-        reached: dict[int, list[float]] = {}
+            elif request.finish_reason is FinishReason.LENGTH:
+                _count(self._cut, request)
+        reached = {key: list(counts) for key, counts in self._cut.items()}
+        rooms: dict[int, list[float]] = {}
         for request in self._alive.values():
             _count(reached, request)
+            rooms.setdefault(class_of(request.predicted_tokens), []).append(_room(request))
+        if self._told:
+            told = sum(self._told) / len(self._told)
+            self._deviation = min(DEVIATIONS, key=lambda deviation: abs(deviation - told))
+        for key, of_class in rooms.items():
+            self._shifts[key] = self._shift(round(sum(of_class) / len(of_class)))
         # What all classes have in common is the prior of each.
-        common = _hazards(_sums(self._ended), _sums(reached), self._prior)
-        self._first_curve = _ended_share(common)
+        sums = [
+            _sums([moved(counts, -self._shifts.get(key, 0)) for key, counts in kind.items()])
+            for kind in (self._ended, reached)
+        ]
+        self._common = _hazards(sums[0], sums[1], prior_hazards(self._deviation))
+        self._first_curves.clear()
         none = [0.0] * NUM_BINS
         for key in self._ended.keys() | reached.keys():
             counts = self._ended.get(key, none), reached.get(key, none)
-            self._curves[key] = _ended_share(_hazards(*counts, common))
+            prior = _shifted(self._common, self._shifts.get(key, 0))
+            self._curves[key] = _ended_share(_hazards(*counts, prior))
 
     def remaining(self, request: Request) -> int:
         """Tokens that the request is taken to generate yet, at least 1."""
@@ -72,7 +105,9 @@ class LengthSurvival:
         """Tokens after which a share of the requests like this one will have ended; at least 1."""
         # Asked for every resident of every forecast, so that calls would cost more than their work.
         predicted, generated = request.predicted_tokens, len(request.output_token_ids)
-        curve = self._curves.get(class_of(predicted), self._first_curve)
+        curve = self._curves.get(class_of(predicted))
+        if curve is None:
+            curve = self._first_curve(self._shift(round(_room(request))))
         if generated:
             place = _place_of(generated, predicted)
             index = int(place) if place < NUM_BINS else NUM_BINS - 1
@@ -91,30 +126,55 @@ class LengthSurvival:
         remaining = (remaining if remaining < most else most) - generated
         return remaining if remaining > 1 else 1
 
-    def tokens_until(self, key: int, overhang: float) -> float:
+    def tokens_until(self, key: int, overhang: float, most: float) -> float:
         """Tokens n of which a request of the class has on average `overhang` or fewer to come.
 
         That is the least n with E[max(0, length - n)] <= overhang, to the next bin.
+
+        Args:
+            most: where such requests are cut.
         """
-        curve = self._curves.get(key, self._first_curve)
-        forecast = _forecast_of(key)
+        curve, forecast = self._curve_of(key, most), _forecast_of(key)
         to_come = 0.0
         for index in range(NUM_BINS - 1, 0, -1):
-            to_come += forecast * (RATIOS[index] - RATIOS[index - 1]) * (1 - curve[index])
+            end = min(forecast * RATIOS[index], most)
+            to_come += (end - min(forecast * RATIOS[index - 1], most)) * (1 - curve[index])
             if to_come > overhang:
-                return float(forecast * RATIOS[index])
+                return end
         return 0.0
 
-    def mean_tokens(self, key: int) -> float:
-        """Mean length in a class of forecasts."""
-        return _forecast_of(key) * self.mean_ratio(key)
+    def tokens_outlived_by(self, share: float, key: int, most: float) -> float:
+        """Tokens that at most a share of the requests of the class outlive, to the next bin."""
+        index = bisect_left(self._curve_of(key, most), 1 - share)
+        return min(most, _forecast_of(key) * RATIOS[min(index, NUM_BINS - 1)])
 
-    def mean_ratio(self, key: int) -> float:
-        """Mean of length / forecast in a class of forecasts."""
-        curve = self._curves.get(key, self._first_curve)
+    def mean_tokens(self, key: int, most: float) -> float:
+        """Mean length in a class of forecasts that are cut at `most` tokens."""
+        return _forecast_of(key) * self.mean_ratio(key, most)
+
+    def mean_ratio(self, key: int, most: float) -> float:
+        """Mean of length / forecast in a class of forecasts that are cut at `most` tokens."""
+        curve, cut = self._curve_of(key, most), most / _forecast_of(key)
         return sum(
-            (high - low) * ratio for (low, high), ratio in zip(pairwise(curve), RATIOS, strict=True)
+            (high - low) * min(ratio, cut)
+            for (low, high), ratio in zip(pairwise(curve), RATIOS, strict=True)
         )
+
+    def _curve_of(self, key: int, most: float) -> list[float]:
+        curve = self._curves.get(key)
+        if curve is None:
+            room = BINS_PER_DOUBLING * log2(max(1.0, most / _forecast_of(key)))
+            curve = self._first_curve(self._shift(round(room)))
+        return curve
+
+    def _shift(self, room: int) -> int:
+        return shift_for(room, self._deviation)
+
+    def _first_curve(self, shift: int) -> list[float]:
+        curve = self._first_curves.get(shift)
+        if curve is None:
+            curve = self._first_curves[shift] = _ended_share(_shifted(self._common, shift))
+        return curve
 
 
 @lru_cache(maxsize=4096)
@@ -136,6 +196,43 @@ def _place_of(generated: int, predicted: int) -> float:
     return 0.0 if place < 0.0 else float(NUM_BINS) if place > NUM_BINS else place
 
 
+def _room(request: Request) -> float:
+    """Bins from a request's forecast to its max_tokens."""
+    return BINS_PER_DOUBLING * log2(max(1.0, request.max_tokens / request.predicted_tokens))
+
+
+@cache
+def shift_for(room: int, deviation: float) -> int:
+    """Bins by which the first belief is moved for requests that are cut `room` bins above forecast.
+
+    The one nearest to 0 whose cut mean is nearest to the forecast, to one hundredth of it.
+    """
+    chances = [high - low for low, high in pairwise(_ended_share(prior_hazards(deviation)))]
+    cut = 2 ** (room / BINS_PER_DOUBLING)
+
+    def error(shift: int) -> tuple[float, int]:
+        ratios = [ratio * 2 ** (shift / BINS_PER_DOUBLING) for ratio in RATIOS]
+        means = [chance * min(ratio, cut) for chance, ratio in zip(chances, ratios, strict=True)]
+        return round(abs(sum(means) - 1), 2), abs(shift)
+
+    return min(SHIFTS, key=error)
+
+
+def _shifted(hazards: list[float], shift: int) -> list[float]:
+    """Hazards of the same lengths, all longer by so many bins, or shorter if it is negative."""
+    if shift >= 0:
+        return [0.0] * shift + hazards[: NUM_BINS - shift]
+    return hazards[-shift:] + hazards[-1:] * -shift
+
+
+def moved(counts: list[float], shift: int) -> list[float]:
+    """Requests counted by bin, each of them so many bins further up."""
+    if shift >= 0:
+        kept = NUM_BINS - shift
+        return [0.0] * shift + counts[: kept - 1] + [sum(counts[kept - 1 :])]
+    return [sum(counts[: 1 - shift]), *counts[1 - shift :], *[0.0] * -shift]
+
+
 def _count(counts: dict[int, list[float]], request: Request) -> None:
     predicted = request.predicted_tokens
     bins = counts.get(class_of(predicted))
@@ -145,8 +242,8 @@ def _count(counts: dict[int, list[float]], request: Request) -> None:
     bins[place if place < NUM_BINS else NUM_BINS - 1] += 1
 
 
-def _sums(counts: dict[int, list[float]]) -> list[float]:
-    return list(map(sum, zip(*counts.values(), strict=True))) or [0.0] * NUM_BINS
+def _sums(counts: list[list[float]]) -> list[float]:
+    return list(map(sum, zip(*counts, strict=True))) or [0.0] * NUM_BINS
 
 
 def _hazards(ended: list[float], reached: list[float], prior: list[float]) -> list[float]:
@@ -173,10 +270,13 @@ def _ended_share(hazards: list[float]) -> list[float]:
     return [*[1 - share for share in alive][:-1], 1.0]
 
 
-def _prior_hazards() -> list[float]:
+@cache
+def prior_hazards(deviation: float) -> list[float]:
+    """Chance to end in each bin, of forecasts that err by so many doublings."""
+
     def later(doublings: float) -> float:
         """Share of forecasts that err by more than that."""
-        return 0.5 * (1 - erf(doublings / PRIOR_DEVIATION / 2**0.5))
+        return 0.5 * (1 - erf(doublings / deviation / 2**0.5))
 
     edges = [(index - 0.5) / BINS_PER_DOUBLING + LEAST_DOUBLING for index in range(NUM_BINS + 1)]
     least, most = PRIOR_HAZARDS

@@ -39,8 +39,8 @@ def test_late_classes_first_then_each_at_its_own_pace():
     needed = {2000: 2000.0, 500: 600.0, 60: 100.0, 10: 0.0}
     by_class = {class_of(length): rounds for length, rounds in needed.items()}
     order.spread(400, lambda key, waiting: by_class[key])
-    # Due at 0, 100, 200, 300 and at 0, 150.
-    assert order_of(state, order) == [3, 1, 0, 5, 2, 7, 4, 6]
+    # Due at 0, 100, 200, 300 and at 0, 150; of two that are due, the one with less time left first.
+    assert order_of(state, order) == [3, 1, 5, 0, 2, 7, 4, 6]
     assert all(one.forecast_tokens == 0 for one in order.classes.values())
 
 
