@@ -10,6 +10,7 @@ import pytest
 
 import length_effect
 import make_tables
+import output_lengths
 import recorded_runs
 import simulated_vs_real
 from tdpipe.lengths.length_table import write_length_table
@@ -176,6 +177,23 @@ def test_length_accuracy(tmp_path):
     assert found["text"]["class_accuracy"] > found["constant"]["class_accuracy"]
     assert found["text"]["mean_error_tokens"] < found["constant"]["mean_error_tokens"]
     assert "| text |" in make_tables.TABLES["length_accuracy"](result)
+
+
+def test_output_lengths(tmp_path):
+    """Kept and restored, they are a batch output that `tdpipe lengths collect` would read."""
+    answers = []
+    for number, reason in enumerate(("stop", "length", "abort")):
+        body = {"choices": [{"finish_reason": reason}], "usage": {"completion_tokens": 5 + number}}
+        response = {"status_code": 200, "body": body}
+        answers.append({"custom_id": f"train/{number}", "response": response})
+    answers.append({"custom_id": "test/9", "response": None, "error": {}})
+    results, again = tmp_path / "results.jsonl", tmp_path / "again.jsonl"
+    results.write_text("".join(json.dumps(one) + "\n" for one in answers))
+    there = ("--name", "lengths", "--folder", str(tmp_path))
+    run("output_lengths.py", "keep", str(results), *there)
+    run("output_lengths.py", "restore", str(again), *there)
+    kept = {"train/0": [5, "stop"], "train/1": [6, "length"]}
+    assert output_lengths.lengths_of(again) == output_lengths.lengths_of(results) == kept
 
 
 def test_decision_cost(tmp_path):
