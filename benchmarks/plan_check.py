@@ -16,8 +16,8 @@ which drops about a fifth of the two largest workloads. With --full it is all of
 is simulated on them once more.
 
 Simulated times are deterministic; the seconds that `plan` takes are those of this machine, with
---processes cells at a time. It works on one core, so on a busy machine its time on the core says
-more.
+--processes cells at a time. The command uses every core, here each search has one, so that its
+time on the core says more on a busy machine.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 
 from tdpipe.cli.simulation_options import add_simulation_options, find_gpu, find_shape
 from tdpipe.cli.text_table import seconds_text, text_table
@@ -69,6 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
     return _print_range(arguments, question, range(first, last + 1))
 
 
+def num_processes() -> int:
+    """Simulations at a time: one for each core that may be used."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def device_counts(text: str) -> tuple[int, int]:
     """The least and the largest number of devices of "4" or "1-8".
 
@@ -90,7 +96,7 @@ def _print_plan(arguments: argparse.Namespace, question: PlanQuestion, num_devic
     from tdpipe.cli.step_progress import StepProgress
 
     with StepProgress() as progress:
-        ranking = PlanSearch(question, progress.step).ranking(num_devices)
+        ranking = PlanSearch(question, progress.step, num_processes()).ranking(num_devices)
     if arguments.json:
         pick, table = _pick_json(arguments, ranking), list(map(_plan_json, ranking))
         print(json.dumps({**pick, "plans": table}, indent=2))
@@ -156,7 +162,7 @@ def _plans_of(question: PlanQuestion, counts: range) -> dict[int, Plan | Capacit
 
     found: dict[int, Plan | CapacityError] = {}
     with StepProgress() as progress:
-        search = PlanSearch(question, progress.step)
+        search = PlanSearch(question, progress.step, num_processes())
         for count in counts:
             try:
                 found[count] = search.ranking(count, finalists=1)[0]

@@ -7,10 +7,15 @@ that cannot win never are. Where more than a few may win, there is a step betwee
 simulated on a sample, and is taken to come as close to its bound on the whole as it came on the
 sample. The best few are simulated on the whole. At last the best pipeline is tried with a layer
 moved to or from its last stage, and with the schedulers that are seldom best.
+
+With several processes the next few are simulated at once. Some of them one process would have
+known not to need: a plan found so is as good or better.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 
 from tdpipe.core.errors import CapacityError, ConfigError
 from tdpipe.cost.partition import spread_layers
@@ -43,11 +48,13 @@ class PlanSearch:
     Args:
         question: what is to be planned.
         tell: is told what happens next, in a few words.
+        processes: simulations at a time.
         sample_steps, final_steps: output tokens that a simulated run may have.
     """
 
     question: PlanQuestion
     tell: Tell = lambda text: None
+    processes: int = 1
     sample_steps: int = SAMPLE_STEPS
     final_steps: int = FINAL_STEPS
     workload: Workload = field(init=False)
@@ -70,20 +77,34 @@ class PlanSearch:
         """
         check_num_devices(num_devices)
         plans = list(self._candidates(num_devices))
-        self._settle(plans, finalists)
-        neighbours = list(self._neighbours(_in_order(plans)[0]))
-        plans += neighbours
-        self._settle(plans, finalists + len(neighbours))
+        # Not forked: the caller may have threads.
+        with ProcessPoolExecutor(self.processes, get_context("spawn")) as pool:
+            self._settle(plans, finalists, pool)
+            neighbours = list(self._neighbours(_in_order(plans)[0]))
+            plans += neighbours
+            self._settle(plans, finalists + len(neighbours), pool)
         return _in_order(plans)
 
-    def _settle(self, plans: list[Plan], finalists: int) -> None:
+    def _settle(self, plans: list[Plan], finalists: int, pool: ProcessPoolExecutor) -> None:
         """Simulate those that may be the best, on the sample first where they are too many."""
         while places := _open_places(plans, finalists):
-            place = min(places, key=lambda place: plans[place].makespan_s)
             num_simulated = sum(plan.basis is Basis.SIMULATED for plan in plans)
             few = num_simulated == 0 or num_simulated + len(places) <= 1 + finalists
-            whole = few or plans[place].basis is Basis.ESTIMATED
-            plans[place] = (self._simulated if whole else self._tried)(plans[place])
+            fastest = sorted(places, key=lambda place: plans[place].makespan_s)[: self.processes]
+            wholes = [few or plans[place].basis is Basis.ESTIMATED for place in fastest]
+            scenarios = [
+                plans[place].scenario if whole else self._sampled(plans[place])
+                for place, whole in zip(fastest, wholes, strict=True)
+            ]
+            runs = self._runs_of(
+                [
+                    (one, plans[place].scheduler)
+                    for one, place in zip(scenarios, fastest, strict=True)
+                ],
+                pool,
+            )
+            for place, scenario, run in zip(fastest, scenarios, runs, strict=True):
+                plans[place] = _settled(plans[place], scenario, run)
 
     def _candidates(self, num_devices: int) -> Iterator[Plan]:
         question = self.question
@@ -115,26 +136,23 @@ class PlanSearch:
             except CapacityError:
                 continue
 
-    def _tried(self, plan: Plan) -> Plan:
+    def _sampled(self, plan: Plan) -> Scenario:
         if self._sample is self.workload:
-            return self._simulated(plan)
-        sample = replace(plan.scenario, workload=self._sample)
-        run = self._run(sample, plan.scheduler)
-        makespan_s = plan.bound.seconds * run.makespan_s / sample.bound().seconds
-        return replace(plan, basis=Basis.ESTIMATED, makespan_s=makespan_s, run=run)
+            return plan.scenario
+        return replace(plan.scenario, workload=self._sample)
 
-    def _simulated(self, plan: Plan) -> Plan:
-        run = self._run(plan.scenario, plan.scheduler)
-        return replace(plan, basis=Basis.SIMULATED, makespan_s=run.makespan_s, run=run)
-
-    def _run(self, scenario: Scenario, scheduler: str) -> SimulatedRun:
-        num_requests = len(scenario.workload.requests)
-        key = (scenario.placement, scheduler, num_requests)
-        if key not in self._runs:
+    def _runs_of(
+        self, jobs: Sequence[tuple[Scenario, str]], pool: ProcessPoolExecutor
+    ) -> list[SimulatedRun]:
+        """The runs of scenarios under schedulers; those made before are not made again."""
+        keys = [(one.placement, name, len(one.workload.requests)) for one, name in jobs]
+        new = {key: job for key, job in zip(keys, jobs, strict=True) if key not in self._runs}
+        for scenario, scheduler in new.values():
             name = f"{layout_name(scenario.placement)} {scheduler}"
-            self.tell(f"{name}, {num_requests} requests")
-            self._runs[key] = scenario.run(scheduler)
-        return self._runs[key]
+            self.tell(f"{name}, {len(scenario.workload.requests)} requests")
+        run = map if len(new) < 2 else pool.map  # one alone needs no other process
+        self._runs |= zip(new, run(_simulate, new.values()), strict=True)
+        return [self._runs[key] for key in keys]
 
     def _neighbours(self, plan: Plan) -> Iterator[Plan]:
         """The plan with one layer more, and one less, on the last stage; with other schedulers."""
@@ -144,6 +162,19 @@ class PlanSearch:
                 yield _known_by_bound(plan.scenario, name, plan.bound)
         for scenario, bound in self._bounded(_near(placement, (1, -1))):
             yield _known_by_bound(scenario, plan.scheduler, bound)
+
+
+def _simulate(job: tuple[Scenario, str]) -> SimulatedRun:
+    scenario, scheduler = job
+    return scenario.run(scheduler)
+
+
+def _settled(plan: Plan, scenario: Scenario, run: SimulatedRun) -> Plan:
+    """The plan with what a run has shown, on the whole or on a sample."""
+    if scenario is plan.scenario:
+        return replace(plan, basis=Basis.SIMULATED, makespan_s=run.makespan_s, run=run)
+    makespan_s = plan.bound.seconds * run.makespan_s / scenario.bound().seconds
+    return replace(plan, basis=Basis.ESTIMATED, makespan_s=makespan_s, run=run)
 
 
 def simulated_steps(workload: Workload) -> float:

@@ -160,3 +160,14 @@ def test_unusable_questions():
     )
     with pytest.raises(ConfigError, match="for one stage"):
         PlanSearch(nine_heads).ranking(64)
+
+
+def test_several_at_a_time_find_a_plan_that_is_as_good():
+    told = []
+    one, two = PlanSearch(QUESTION).ranking(4), PlanSearch(QUESTION, told.append, 2).ranking(4)
+    assert two[0].makespan_s <= one[0].makespan_s
+    simulated = {(p.scenario.placement, p.scheduler): p.run for p in two if p.run}
+    for plan in one:
+        run = simulated.get((plan.scenario.placement, plan.scheduler))
+        assert run is None or plan.run is None or run == plan.run
+    assert len(told) == len(set(told))
