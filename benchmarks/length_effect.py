@@ -57,6 +57,8 @@ from tdpipe.simulation.simulated_run import simulate
 SCHEDULERS = ("td-pipe", "td-pipe-expected", "adaptive")
 # Those that the issue of length prediction compares in real runs.
 REAL_PREDICTORS = ("oracle", "hidden", "encoder", "constant", "max-tokens")
+# Of the real stages: the same for all schedulers, so that the cache is.
+LAYERS = (17, 13)
 NUM_DEVICES = 4
 DEMO = ROOT / "examples" / "prompts.jsonl"
 
@@ -160,8 +162,12 @@ def real_part(
     mean = round(statistics.fmean(one.output_tokens for one in table.part("train")))
     runs: list[dict[str, Any]] = []
     schedulers, names = options.real_schedulers.split(","), options.real_predictors.split(",")
-    rounds = range(options.rounds)
-    for round_number, scheduler, name in itertools.product(rounds, schedulers, names):
+    turns = list(itertools.product(schedulers, names))
+    # Every second round goes backwards, so that a machine that slows down favours nobody.
+    order = [
+        (number, *turn) for number in range(options.rounds) for turn in turns[:: 1 - number % 2 * 2]
+    ]
+    for round_number, scheduler, name in order:
         if name in ("hidden", "encoder") and name not in files:
             continue
         predictor: Any = {"constant": f"constant:{mean}"}.get(name, name)
@@ -183,10 +189,10 @@ def real_run(
     records: Sequence[LengthRecord], scheduler: str, predictor: Any, kv_tokens: int
 ) -> dict[str, Any]:
     """One run over the records' prompts."""
-    stage_bytes = kv_tokens * 17 * 2 * 3 * 64 * 4  # the larger stage's layers, keys and values
+    stage_bytes = kv_tokens * LAYERS[0] * 2 * 3 * 64 * 4  # keys and values of the larger stage
     with LLM(
-        MODEL, pipeline_parallel_size=2, scheduler=scheduler, length_predictor=predictor,
-        kv_cache_memory=stage_bytes,
+        MODEL, pipeline_parallel_size=2, partition=LAYERS, scheduler=scheduler,
+        length_predictor=predictor, kv_cache_memory=stage_bytes,
     ) as llm:  # fmt: skip
         llm.generate([[5, 6, 7]], SamplingParams(max_tokens=4, ignore_eos=True))
         params = [SamplingParams(temperature=0.0, max_tokens=one.max_tokens) for one in records]
