@@ -141,7 +141,7 @@ class Adaptive:
 
     def _longest_waiting(self, state: EngineState) -> int:
         """Tokens that no more than one waiting request of any class is taken to outlive."""
-        self.order.heads(state)  # leaves out the aborted
+        self.order.drop_aborted(state)
         lengths = [
             self.survival.tokens_outlived_by(
                 min(0.5, 1 / len(one.members)), key, one.mean_max_tokens

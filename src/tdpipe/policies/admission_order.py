@@ -99,13 +99,15 @@ class AdmissionOrder:
 
     def heads(self, state: EngineState) -> list[Request]:
         """The first waiting request of each class, in order of preference."""
-        heads: list[Request] = []
-        for one in sorted(self.classes.values(), key=LengthClass.urgency):
+        self.drop_aborted(state)
+        in_order = sorted(self.classes.values(), key=LengthClass.urgency)
+        return [one.members[0] for one in in_order if one.members]
+
+    def drop_aborted(self, state: EngineState) -> None:
+        """Leave out requests at the heads of their classes that no longer wait."""
+        for one in self.classes.values():
             while one.members and one.members[0].request_id not in state.waiting:
-                self._drop(one, one.members[0])  # aborted
-            if one.members:
-                heads.append(one.members[0])
-        return heads
+                self._drop(one, one.members[0])
 
     def take(self, request: Request) -> None:
         """`request`, the head of its class, is admitted now."""

@@ -51,7 +51,8 @@ class LengthSurvival:
         self._ended: dict[int, list[float]] = {}  # class -> requests that ended in each bin
         self._cut: dict[int, list[float]] = {}  # class -> requests that max_tokens cut there
         self._shifts: dict[int, int] = {}  # class -> shift of its requests, on average
-        self._told: list[float] = []  # deviations that forecasts have told, in doublings
+        # Deviations that forecasts have told, in doublings.
+        self._told_sum, self._num_told = 0.0, 0
         self._deviation = PRIOR_DEVIATION
         self._common = prior_hazards(PRIOR_DEVIATION)
         self._first_curves: dict[int, list[float]] = {}  # by shift, of classes without their own
@@ -62,8 +63,8 @@ class LengthSurvival:
         self._alive[request.request_id] = request
         quantiles = request.length_quantiles
         if quantiles and quantiles[MIDDLE] < request.max_tokens:
-            doublings = log2(quantiles[MIDDLE] / quantiles[LOW])
-            self._told.append(doublings / DEVIATIONS_BETWEEN)
+            self._told_sum += log2(quantiles[MIDDLE] / quantiles[LOW]) / DEVIATIONS_BETWEEN
+            self._num_told += 1
 
     def learn(self) -> None:
         """Take in which requests have ended since the last call, and how far the others are."""
@@ -79,8 +80,8 @@ class LengthSurvival:
         for request in self._alive.values():
             _count(reached, request)
             rooms.setdefault(class_of(request.predicted_tokens), []).append(_room(request))
-        if self._told:
-            told = sum(self._told) / len(self._told)
+        if self._num_told:
+            told = self._told_sum / self._num_told
             self._deviation = min(DEVIATIONS, key=lambda deviation: abs(deviation - told))
         for key, of_class in rooms.items():
             self._shifts[key] = self._shift(round(sum(of_class) / len(of_class)))
