@@ -27,6 +27,7 @@ from tdpipe.execution.sequence_table import SequenceTable
 from tdpipe.execution.stage_clock import install_stage_clock
 from tdpipe.execution.tensor_ranks import TensorRanks
 from tdpipe.execution.transport import StageLinks, join_group
+from tdpipe.execution.warm_up import warm_up_plans
 from tdpipe.execution.wire import (
     Allocate,
     Done,
@@ -136,7 +137,23 @@ class StageSession:
             self.device,
         )
         join_group(spec, self.device, self.ranks)
+        self._warm_up()
         self._to_engine.send(encode(Ready(spec.rank)))
+
+    def _warm_up(self) -> None:
+        for plan in warm_up_plans(self.spec.block_size):
+            self.table.apply(plan)
+            batch = build_batch(plan, self.table, self.spec.block_size, self.device)
+            given = batch.token_ids
+            if not self.links.is_first:
+                size = plan.num_tokens, self.config.hidden_size
+                given = torch.zeros(size, dtype=self.dtype, device=self.device)
+            hidden = self._hidden(given, batch)
+            if self.links.is_last:
+                self.model.project(hidden[batch.sampled_rows])
+        self.table.clear()
+        self._await_card()
+        self.ranks.take_seconds()
 
     # ---- messages
 
@@ -178,7 +195,7 @@ class StageSession:
             start_s = time.monotonic()  # the wait was not work
             self.ranks.take_seconds()
         self._strike(plan)
-        hidden = self.model(given, batch.positions, self.kv_cache, self.attention, batch.attention)
+        hidden = self._hidden(given, batch)
         samples: tuple[Sample, ...] = ()
         if not self.links.is_last:
             self.links.send(plan.batch_id, hidden)
@@ -193,6 +210,13 @@ class StageSession:
         )  # fmt: skip
         self._to_engine.send(encode(done))
         self.batch_id = None
+
+    def _hidden(self, given: torch.Tensor, batch: BatchTensors) -> torch.Tensor:
+        """Token ids or hidden states of a batch through this stage's layers."""
+        hidden: torch.Tensor = self.model(
+            given, batch.positions, self.kv_cache, self.attention, batch.attention
+        )
+        return hidden
 
     def _await_card(self) -> None:
         """Wait until the card has done what it was given, so that times are those of its work."""

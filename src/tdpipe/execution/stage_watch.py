@@ -18,8 +18,8 @@ FROZEN_S = 0.75
 SILENCE_S = 4.0
 # While it starts, a stage may be silent for long: imports and weights.
 START_SILENCE_S = 120.0
-# The first batches compile kernels.
-FIRST_BATCHES_S = 120.0
+# The first batches may find kernels to compile that the warm-up did not.
+FIRST_BATCHES_S = 20.0
 # How many times longer than the cost model expects a batch may take.
 OVERDUE_FACTOR = 20.0
 # A process that uses less of a core than this is idle.
@@ -75,6 +75,7 @@ class StageWatch:
         self.is_ready = False
         self._ranks_per_stage = ranks_per_stage
         self._idle_limit_s = idle_limit_s
+        self._first_limit_s = max(idle_limit_s, FIRST_BATCHES_S)
         self._ranks = [_Rank() for _ in range(num_stages * ranks_per_stage)]
         self._batches: deque[_Batch] = deque()  # those that not all have reported
         self._num_left = 0  # batches that all have reported
@@ -176,7 +177,7 @@ class StageWatch:
             return None
         before = giver.reported_s if giver is not None else 0.0
         due_s = self._clock_s - max(batch.submitted_s, one.reported_s, before)
-        least_s = self._idle_limit_s if batch.phase in one.seen else FIRST_BATCHES_S
+        least_s = self._idle_limit_s if batch.phase in one.seen else self._first_limit_s
         if due_s > max(least_s, batch.limit_s):
             return FaultKind.HUNG, f"its batch is overdue: {due_s:.0f} s"
         # While one rank of a stage works, or waits for a core, the others wait for its sums.

@@ -1,0 +1,55 @@
+"""What a stage computes before it is ready compiles all that a run needs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+# Kernels are a process's own: in a new one, those that a run adds to the warm-up's are counted.
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from chain import BLOCK_SIZE, Chain
+from tdpipe.execution import row_kernels
+from tdpipe.execution.attention import numba_kernels
+from tdpipe.execution.attention.numba_attention import NumbaAttention
+from tdpipe.execution.warm_up import warm_up_plans
+
+def compiled():
+    kernels = {**vars(row_kernels), **vars(numba_kernels)}
+    return {name: len(kernel.signatures) for name, kernel in kernels.items()
+            if hasattr(kernel, "signatures")}
+
+chain = Chain(Path(sys.argv[1]), [1, 1], NumbaAttention)
+for plan in warm_up_plans(BLOCK_SIZE)[: int(sys.argv[2])]:
+    chain.table.apply(plan)
+    chain._run(plan, 0)
+chain.table.clear()
+before = compiled()
+chain.step([(1, 0, list(range(30))), (2, 0, [5])], num_prefills=2)
+chain.step([(1, 30, [7, 8, 9]), (3, 0, [4] * 9), (2, 1, [6])], num_prefills=2)
+chain.step([(1, 33, [7]), (2, 2, [6]), (3, 9, [1])], num_prefills=0)
+print(json.dumps([before, compiled()]))
+"""
+
+
+@pytest.mark.parametrize("num_plans", [1, 2])
+def test_a_run_compiles_nothing_more(num_plans, tmp_path):
+    config = LlamaConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(num_plans)]
+    tests = Path(__file__).parent.parent
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tests, timeout=300)
+    assert run.returncode == 0, run.stderr
+    before, after = json.loads(run.stdout)
+    assert before["attend"] == num_plans
+    # Without the decode among them the warm-up is too little, which shows that this can be seen.
+    assert (after == before) == (num_plans == 2)
