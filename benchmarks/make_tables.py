@@ -225,6 +225,7 @@ def simulated_vs_real(result: dict) -> str:
     verdicts = [
         f"{name}: largest error {found['largest_error']:.1%}, order of schedulers "
         + ("as simulated" if found["same_order"] else "not as simulated")
+        + _to_rivals(found)
         + _faster_layout(found)
         for name, found in result["workloads"].items()
     ]
@@ -236,6 +237,22 @@ def simulated_vs_real(result: dict) -> str:
         f"{result['table']}\n\n{'; '.join(verdicts)}. {settings['requests']} requests, {layouts}, "
         f"{settings['rounds']} alternating rounds, medians, {cores_text(machine)}.\n"
     )
+
+
+def _to_rivals(found: dict) -> str:
+    """td-pipe and adaptive against the best of the other pipeline schedulers."""
+    rates = {
+        name.removeprefix("PP2 "): row["measured_tokens_per_s"]
+        for name, row in found["schedulers"].items()
+        if name.startswith("PP2 ")
+    }
+    ours = [name for name in ("td-pipe", "adaptive") if name in rates]
+    rivals = [name for name in rates if name not in ours]
+    if not ours or not rivals:
+        return ""
+    best = max(rivals, key=rates.__getitem__)
+    ratios = (f", {name} {rates[name] / rates[best]:.2f} x {best}" for name in ours)
+    return "".join(ratios)
 
 
 def _faster_layout(found: dict) -> str:

@@ -21,6 +21,7 @@ import random
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -42,14 +43,16 @@ TENSOR_PARALLEL = ("tp-separate", "tp-hybrid")
 TIE = 0.02
 
 
-def long_prompts(num_requests: int, seed: int, scale: float) -> list[WorkItem]:
-    """Requests of 300 to 500 prompt and 30 to 50 output tokens, times `scale`."""
+def even_lengths(
+    prompts: tuple[int, int], outputs: tuple[int, int], num_requests: int, seed: int, scale: float
+) -> list[WorkItem]:
+    """Requests of that many prompt and output tokens, from least to most, times `scale`."""
     draw = random.Random(seed)
 
-    def length(low: int, high: int) -> int:
-        return max(2, round(scale * draw.randint(low, high)))
+    def length(range_: tuple[int, int]) -> int:
+        return max(2, round(scale * draw.randint(*range_)))
 
-    lengths = [(length(300, 500), length(30, 50)) for _ in range(num_requests)]
+    lengths = [(length(prompts), length(outputs)) for _ in range(num_requests)]
     return [
         WorkItem([draw.randint(*TOKEN_RANGE) for _ in range(prompt)], output)
         for prompt, output in lengths
@@ -58,7 +61,8 @@ def long_prompts(num_requests: int, seed: int, scale: float) -> list[WorkItem]:
 
 WORKLOADS: dict[str, Callable[[int, int, float], list[WorkItem]]] = {
     "lognormal": make_workload,
-    "long prompts": long_prompts,
+    "long prompts": partial(even_lengths, (300, 500), (30, 50)),
+    "long outputs": partial(even_lengths, (20, 60), (60, 160)),
 }
 
 
@@ -132,7 +136,8 @@ def measure(
     for number in range(options.rounds):
         for layout, pipeline in pipelines.items():
             pipeline.profile()
-            for name in schedulers_of(layout, options):
+            # Every second round goes backwards: a machine that slows down favours nobody.
+            for name in schedulers_of(layout, options)[:: 1 - number % 2 * 2]:
                 found = {
                     "measured": pipeline.run(name, workload),
                     "by_the_profile": pipeline.simulated(name, workload),
