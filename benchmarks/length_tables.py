@@ -79,7 +79,7 @@ def length_effect_real(result: dict[str, Any]) -> str:
         + f"\nThe first {result['requests']} test prompts, a KV cache of {result['kv_tokens']} "
         f"tokens, {result['settings']['rounds']} rounds; throughput over that with the oracle in "
         "the same round (median), preemptions of each round "
-        "([length_effect_real.json](../benchmarks/results/length_effect_real.json))\n"
+        f"([{result['name']}.json](../benchmarks/results/{result['name']}.json))\n"
     )
 
 
