@@ -27,7 +27,8 @@ class RayCluster:
             else one that is started on this machine.
 
     Raises:
-        ConfigError: Ray is not installed, or no cluster answers there.
+        ConfigError: Ray is not installed, no cluster answers there, or this process is connected to
+            another one.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -39,6 +40,10 @@ class RayCluster:
         self._ray: Any = ray
         self._is_ours = not ray.is_initialized()
         if not self._is_ours:
+            joined = str(ray.get_runtime_context().gcs_address)
+            if address is not None and not _is_same(address, joined):
+                fix = f"this process is connected to the cluster at {joined}; leave the address out"
+                raise ConfigError("ray_address", address, fix)
             return
         fix = "no Ray cluster answers there: give its HOST:PORT, or start one with `ray start`"
         if address is not None and not _is_reachable(address):
@@ -178,6 +183,21 @@ def in_short(error: BaseException) -> str:
     cause = getattr(error, "cause", None)
     lines = str(cause if isinstance(cause, Exception) else error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _is_same(address: str, joined: str) -> bool:
+    """Whether the address means the cluster that this process has joined."""
+    if address == "auto":
+        return True
+    hosts, ports = [], []
+    for text in (address, joined):
+        host, _, port = text.rpartition(":")
+        with suppress(OSError):
+            host = socket.gethostbyname(host.strip("[]"))
+        hosts.append(host)
+        ports.append(port)
+    # A cluster of this machine is told by the address that its other nodes use.
+    return ports[0] == ports[1] and (hosts[0] == hosts[1] or hosts[0].startswith("127."))
 
 
 def _is_reachable(address: str) -> bool:
