@@ -258,8 +258,7 @@ def main() -> None:
             pipelines[layout] = ProfiledPipeline(layout_config(layout), grid)
             stack.callback(pipelines[layout].executor.close)
         for layout, pipeline in pipelines.items():
-            if not options.smoke:
-                pipeline.profile(QUICK_GRID)
+            pipeline.profile(SMOKE_GRID if options.smoke else QUICK_GRID)
             warm_up = make_workload(4, options.seed + 1, 0.1)
             pipeline.run(schedulers_of(layout, options)[0], warm_up)
         for name in options.workloads:
