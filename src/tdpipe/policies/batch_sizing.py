@@ -1,7 +1,7 @@
 """How many tokens the batches of the coming rounds shall hold, and which limit decided it.
 
 All batches in a pipeline should take the same time, and none less than the read of the weights
-pays for. Three limits, in tokens per batch; the smallest counts:
+pays for. Four limits, in tokens per batch; the smallest counts:
 
 efficient   enough to compute near the best rate; a little less counts as enough while the cache is
             full, where small batches let finished requests be replaced sooner
@@ -15,6 +15,8 @@ chain       the steps of the longest request follow each other, one a round. Wit
             are requests, then rounds alone again. The limit is the largest n with the least of the
             longer of the two: small batches make short rounds, which pays where a batch of the
             least efficient size is hardly slower per token; large ones let the last start sooner.
+fill        while nothing decodes yet, the T tokens of waiting prompts pass P stages in batches of n
+            tokens in (T / n + P - 1) x time(n): the n with the least of that
 flow        with a full cache, prompts can come in only as fast as decoding makes room:
             decodes per batch x (1 + waiting prompt tokens / tokens still to be generated)
 
@@ -109,6 +111,8 @@ class BatchSizing:
         if outlook.room < OPEN_SHARE:
             ratio = outlook.prompt_tokens / max(1, outlook.output_tokens)
             limits["flow"] = outlook.decodes * (1 + ratio)
+        if outlook.prompt_tokens and not outlook.decodes:
+            limits["fill"] = float(self._fill_limit(outlook.prompt_tokens))
         name = min(limits, key=lambda limit: limits[limit])
         share = outlook.prompt_tokens / (PREFILL_BATCHES * self.num_stages)
         at_once = outlook.decodes + max(self.free, share)
@@ -134,6 +138,11 @@ class BatchSizing:
         longest = nlargest(number, remaining)
         lost = longest[0] - sum(longest) / number if longest else 0.0
         return lost * number / max(1, prompt_tokens + sum(remaining))
+
+    def _fill_limit(self, prompt_tokens: int) -> int:
+        """The size of batches in which an empty pipeline has prefilled so many tokens soonest."""
+        others = self.num_stages - 1
+        return min(self._times_s, key=lambda one: (prompt_tokens / one[0] + others) * one[1])[0]
 
     def _chain_limit(self, outlook: Outlook) -> int:
         """The largest size with the least run time."""

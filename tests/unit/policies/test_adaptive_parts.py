@@ -13,7 +13,7 @@ from tdpipe.policies.admission_order import AdmissionOrder
 from tdpipe.policies.batch_sizing import BatchSizing, Outlook
 from tdpipe.policies.kv_timeline import NUM_INTERVALS, KVTimeline
 from tdpipe.policies.length_survival import class_of
-from tdpipe.policies.saturation import efficient_tokens, free_tokens
+from tdpipe.policies.saturation import batch_time_s, efficient_tokens, free_tokens
 
 
 def order_of(state, order):
@@ -140,6 +140,23 @@ def test_each_limit_of_the_batch_size():
     # Too few to decode on their own: prompts are kept to fill their batches up.
     scarce = outlook(all_fit=True, num_requests=4 * sizing.ample - 1)
     assert sizing.size(scarce) == (sizing.ample, "efficient")
+
+
+def test_an_empty_pipeline_is_filled_by_a_few_prompts_in_several_batches():
+    cost = place(find_model("llama-2-13b"), find_device("L20"), 4).cost()
+    sizing = BatchSizing(cost)
+
+    def filled_s(size, prompt_tokens=10**4):
+        """All batches on the first stage, then the last one on three more."""
+        return (prompt_tokens / size + 3) * batch_time_s(cost, size)
+
+    few = sizing.size(outlook(prompt_tokens=10**4, decodes=0.0))
+    assert few.limit == "fill" and sizing.free < few.tokens < sizing.ample / 1.5
+    assert filled_s(few.tokens) < 0.98 * filled_s(sizing.ample)
+    assert filled_s(few.tokens) < 1.01 * min(filled_s(n) for n in range(1, sizing.ample))
+    # With decodes or with many prompts the stages fill themselves.
+    assert sizing.size(outlook(prompt_tokens=10**4)).limit == "efficient"
+    assert sizing.size(outlook(decodes=0.0)) == (sizing.ample, "efficient")
 
 
 def test_tail_share():

@@ -284,21 +284,29 @@ def test_adaptive_by_the_token():
 
 
 def test_adaptive_mixes():
-    """16 s a batch + 1 s a token: 715 tokens reach 98 % of the rate of 8192.
+    """16 s a batch + 1 s a token: 3000 prompt tokens fill two stages best in batches of 226.
 
-    (16 + n) / n = (16 + 8192) / 8192 / 0.98 = 1.0224: n = 16 / 0.0224 = 714.3. The 3010 tokens left
-    are 2.1 such rounds, less than any request needs: the longest first, c, a, b.
+    (3000 / n + 1) x (16 + n) is 3454 s with 226 tokens, 3455 with 205 and 3458 with 249, the sizes
+    next to it. The 3010 tokens left are 6.7 such rounds, more than any request needs; least more
+    for c, so it comes first.
     """
     assert run("adaptive", ((1000, 3), (1000, 3), (1000, 4)), LinearCost(batch_s=16)) == [
-        "P c:715 @1462",  # 731 s: 0-731, 731-1462
-        "P c:285 a:430 @2193",  # 731-1462, 1462-2193
-        "P a:570 b:145 @2924",  # 1462-2193, 2193-2924
-        "P b:715 @3655",  # at 1462, nothing to decode yet: 2193-2924, 2924-3655
-        "M b:140 c @3812",  # at 2193; 141 tokens, 157 s: 2924-3081, 3655-3812
-        "D a @3829",  # at 2924; 17 s: 3081-3098, 3812-3829
-        "D c b @3848",  # half of 3 rounded up; 18 s: 3812-3830, 3830-3848
-        "D a @3865",  # at 3829: 3830-3847, 3848-3865; done
-        "D c b @3884",  # 3848-3866, 3866-3884
+        "P c:226 @484",  # 242 s, as each of 226 tokens: 0-242, 242-484
+        "P c:226 @726",
+        "P c:226 @968",
+        "P c:226 @1210",
+        "P c:96 a:130 @1452",
+        "P a:226 @1694",
+        "P a:226 @1936",
+        "M a:225 c @2178",  # at 1452
+        "P a:193 b:33 @2420",
+        "P b:226 @2662",
+        "M b:225 c @2904",  # at 2178
+        "M b:225 a @3146",  # at 2420
+        "M b:225 c @3388",  # at 2904, when one of two batches with decodes is back; its last
+        "M b:66 a @3471",  # at 3146, its last; 83 s: 3146-3229, 3388-3471
+        "D b @3505",  # 17 s: 3471-3488, 3488-3505
+        "D b @3539",
     ]
 
 
@@ -306,16 +314,17 @@ def test_adaptive_in_scarce_memory():
     """3 blocks for each at its peak, and half a block of waste.
 
     Of 11 blocks 11 x (1 - 0.4 / sqrt(2)) = 7.9 may be planned for two requests, 8.5 for three:
-    b must wait.
+    b must wait. Batches of 302 tokens: (900 / n + 1) x (100 + n) is 1600 s, 1602 and 1603 beside.
     """
     assert run("adaptive", ((300, 3), (300, 3), (300, 4)), num_blocks=11) == [
-        "P c:300 a:300 @1400",  # the longest first, 700 s: 0-700, 700-1400
-        "D c @1602",  # 1400-1501, 1501-1602
-        "D a @1703",  # 1501-1602, 1602-1703
-        "D c @1804",
-        "D a @1905",  # its last
-        "D c @2006",  # its last
-        "P b:300 @2705",  # at 1905: 400 s, 1905-2305, 2305-2705
-        "D b @2907",
-        "D b @3109",
+        "P c:300 a:2 @804",  # the longest first, 402 s: 0-402, 402-804
+        "P a:298 @1202",  # 398 s: 402-800, 804-1202
+        "D c @1303",  # at 804, 101 s: 804-905, 1202-1303
+        "D a @1404",  # 1202-1303, 1303-1404
+        "D c @1505",
+        "D a @1606",  # its last
+        "D c @1707",  # its last
+        "P b:300 @2406",  # at 1606: 400 s, 1606-2006, 2006-2406
+        "D b @2608",
+        "D b @2810",
     ]
