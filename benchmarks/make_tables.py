@@ -153,19 +153,18 @@ def plan_check(result: dict) -> str:
             (
                 f"4x {cell['device']}", cell["model"], cell["workload"], pick,
                 "the same" if best == pick else best, f"{cell['ratio']:.3f}",
-                f"{cell['plan_cpu_s']:.0f} s", str(cell["num_simulated"]), str(cell["num_pruned"]),
+                f"{cell['plan_s']:.0f} s", str(cell["num_simulated"]), str(cell["num_pruned"]),
             )
         )  # fmt: skip
     columns = (
         "node", "model", "workload", "plan's pick", "best", "pick's time / best",
-        "planned in, of a core", "simulated", "could not win",
+        "planned in", "simulated", "could not win",
     )  # fmt: skip
-    longest_s = max(cell["plan_cpu_s"] for cell in result["cells"])
     return (
         f"{_rows(columns, rows)}\n"
         f"The largest ratio is {result['largest_ratio']:.3f}; `plan` took at most "
-        f"{longest_s:.0f} s of a core, {result['settings']['processes']} cells at a time on "
-        f"{cores_text(result['machine'])}.\n"
+        f"{result['longest_plan_s']:.0f} s with {result['settings']['processes']} simulations at a "
+        f"time on {cores_text(result['machine'])}.\n"
     )
 
 

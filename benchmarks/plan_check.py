@@ -1,7 +1,7 @@
 """Whether `tdpipe plan` picks the fastest: its pick against an exhaustive simulation.
 
     python benchmarks/plan_check.py [--cells 'L20/*/sharegpt,A100*/reasoning'] [--processes 2]
-    python benchmarks/plan_check.py --again    # plan anew, against the simulations on file
+    python benchmarks/plan_check.py --anew adaptive   # others as they are on file
 
 A cell is one of the paper's nodes of 4 devices with one of the six workloads of paper.py. The
 search has every layout of P stages of T ranks that fits, pipelines with the balanced partition and
@@ -15,19 +15,21 @@ Both sides simulate the requests that `plan` simulates: all, or a sample where a
 which drops about a fifth of the two largest workloads. With --full it is all of them, and the pick
 is simulated on them once more.
 
-Simulated times are deterministic; the seconds that `plan` takes are those of this machine, with
---processes cells at a time. The command uses every core, here each search has one, so that its
-time on the core says more on a busy machine.
+Simulated times are deterministic, so those of a scheduler that has not changed need not be made
+again: what `plan` simulates of it must be what the file says. The seconds that `plan` takes are
+those of this machine, one cell after the other, with --processes simulations at a time as the
+command has one on each core.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,9 @@ NUM_DEVICES = 4
 SCHEDULERS = (*PIPELINE, *TENSOR_PARALLEL)
 # Layers more on the last stage than in the balanced partition.
 LAST_STAGE_LAYERS = (0, -1, 1, -2, 2)
+
+# Candidates as the result file has them.
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,75 +128,91 @@ def candidate_of(plan: Plan, found: list[Candidate]) -> Candidate:
     )
 
 
-def simulate_all(found: list[Candidate], ranking: list[Plan], full: bool) -> dict[Candidate, float]:
-    """Makespans in seconds of all that could be fastest, and of the first plan."""
-    known = [plan for plan in ranking if plan.basis is Basis.SIMULATED]
-    simulated = {candidate_of(plan, found): plan.makespan_s for plan in known}
-    if full:  # what `plan` simulated was perhaps a sample
-        first = candidate_of(ranking[0], found)
-        simulated = {first: first.scenario.run(first.scheduler).makespan_s}
-    for one in found:
-        if one not in simulated and one.bound_s < min(simulated.values()):
-            simulated[one] = one.scenario.run(one.scheduler).makespan_s
-    return simulated
+def check(cell: Cell, full: bool, processes: int, on_file: Rows) -> dict[str, Any]:
+    """Plan a cell, then search it exhaustively; settings and figures.
 
-
-def check(cell: Cell, full: bool) -> dict[str, Any]:
-    """Plan a cell, then search it exhaustively; settings and figures."""
+    Args:
+        on_file: candidates simulated before that need not be simulated again.
+    """
     question = PlanQuestion(find_model(cell.model), find_device(cell.device), make_workload(cell))
-    search, ranking, plan_s, plan_cpu_s = planned(question)
+    began_s = time.perf_counter()
+    search = PlanSearch(question, processes=processes)
+    ranking = search.ranking(NUM_DEVICES)
+    plan_s = time.perf_counter() - began_s
     found = candidates(search, ranking, full)
-    simulated = simulate_all(found, ranking, full)
+    requests = len(found[0].scenario.workload.requests)
+    simulated = known_makespans(found, [] if full else ranking, on_file)
     pick = candidate_of(ranking[0], found)
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        simulate_all([pick, *found], simulated, processes, pool)
     best = min(simulated, key=lambda one: simulated[one])
     return {
         "device": cell.device,
         "model": cell.model,
         "workload": cell.workload,
-        "requests": len(best.scenario.workload.requests),
+        "requests": requests,
         "pick": pick.record(simulated[pick]),
         "best": best.record(simulated[best]),
         "ratio": simulated[pick] / simulated[best],
         "plan_s": plan_s,
-        "plan_cpu_s": plan_cpu_s,
         "num_simulated": len(simulated),
         "num_pruned": len(found) - len(simulated),
         "simulated": [one.record(makespan_s) for one, makespan_s in simulated.items()],
     }
 
 
-def check_again(row: dict[str, Any]) -> dict[str, Any]:
-    """Plan a cell of the result file anew; what was simulated then stands."""
-    requests = WORKLOADS[row["workload"]]
-    cell = Cell(row["device"], row["model"], NUM_DEVICES, row["workload"], requests, "")
-    question = PlanQuestion(find_model(cell.model), find_device(cell.device), make_workload(cell))
-    search, ranking, plan_s, plan_cpu_s = planned(question)
-    first = ranking[0]
-    pick = Candidate(first.scenario, first.scheduler, first.bound.seconds).record(first.makespan_s)
-    known = [one for one in row["simulated"] if same_candidate(one, pick)]
-    for one in known:
-        assert abs(one["makespan_s"] / pick["makespan_s"] - 1) < 1e-9, (one, pick)
-    assert len(search.workload.requests) == row["requests"], "the sample has changed: check in full"
-    found = row["simulated"] if known else [*row["simulated"], pick]
-    best = min(found, key=lambda one: one["makespan_s"])
+def known_makespans(
+    found: list[Candidate], ranking: list[Plan], on_file: Rows
+) -> dict[Candidate, float]:
+    """What `plan` and the file have simulated, in seconds; they must agree where both have."""
+    by_key = {key_of(one.record(0.0)): one for one in found}
+    # A candidate on file may be one that another pick's neighbourhood had.
+    known = {
+        by_key[key]: float(row["makespan_s"]) for row in on_file if (key := key_of(row)) in by_key
+    }
+    for plan in ranking:
+        if plan.basis is Basis.SIMULATED:
+            one = candidate_of(plan, found)
+            told_s = known.setdefault(one, plan.makespan_s)
+            assert abs(told_s / plan.makespan_s - 1) < 1e-9, (one.scheduler, told_s, plan)
+    return known
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
+    """What makes a candidate's record another's."""
+    return row["layout"], row["scheduler"], ",".join(map(str, row["layers"]))
+
+
+def simulate_all(
+    found: list[Candidate],
+    simulated: dict[Candidate, float],
+    processes: int,
+    pool: ProcessPoolExecutor,
+) -> None:
+    """Add the makespans of all that could be fastest; the first is simulated in any case."""
+    first, *rest = found
+    if first not in simulated:
+        simulated[first] = makespan_s_of(first)
+    left = deque(one for one in rest if one not in simulated)
+    while left and left[0].bound_s < min(simulated.values()):  # in the order of their bounds
+        some = [left.popleft() for _ in range(min(processes, len(left)))]
+        simulated |= zip(some, pool.map(makespan_s_of, some), strict=True)
+
+
+def makespan_s_of(one: Candidate) -> float:
+    """Seconds that a candidate's simulated run takes."""
+    return one.scenario.run(one.scheduler).makespan_s
+
+
+def rows_on_file(folder: Path, anew: Sequence[str]) -> dict[str, Rows]:
+    """By a cell's name, the candidates on file whose schedulers are not to be simulated anew."""
+    cells_on_file = json.loads((folder / "plan_check.json").read_text())["cells"]
     return {
-        **row, "pick": pick, "best": best, "ratio": pick["makespan_s"] / best["makespan_s"],
-        "plan_s": plan_s, "plan_cpu_s": plan_cpu_s,
-        "num_simulated": len(found), "simulated": found,
-    }  # fmt: skip
-
-
-def same_candidate(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether both are the same layout, layers and scheduler."""
-    return all(one[name] == other[name] for name in ("layout", "layers", "scheduler"))
-
-
-def planned(question: PlanQuestion) -> tuple[PlanSearch, list[Plan], float, float]:
-    """The search, its ranking, and the seconds that it took: of the clock, and of a core."""
-    began_s, began_cpu_s = time.perf_counter(), time.process_time()
-    search = PlanSearch(question)
-    ranking = search.ranking(NUM_DEVICES)
-    return search, ranking, time.perf_counter() - began_s, time.process_time() - began_cpu_s
+        "/".join(row[name] for name in ("device", "model", "workload")): [
+            one for one in row["simulated"] if one["scheduler"] not in anew
+        ]
+        for row in cells_on_file
+    }
 
 
 def show(row: dict[str, Any]) -> None:
@@ -202,8 +223,7 @@ def show(row: dict[str, Any]) -> None:
     )
     print(
         f"{row['device']:14} {row['model']:12} {row['workload']:13} pick {pick}, best {best}, "
-        f"ratio {row['ratio']:.4f}, planned in {row['plan_s']:.1f} s "
-        f"({row['plan_cpu_s']:.1f} s of a core), "
+        f"ratio {row['ratio']:.4f}, planned in {row['plan_s']:.1f} s, "
         f"{row['num_simulated']} simulated, {row['num_pruned']} pruned",
         flush=True,
     )
@@ -215,31 +235,27 @@ def main() -> None:
     parser.add_argument("--cells", default="*", help="patterns of device/model/workload")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--full", action="store_true", help="simulate all requests")
-    parser.add_argument("--again", action="store_true", help="plan anew, simulate nothing else")
+    parser.add_argument("--anew", help="simulate only these schedulers; others are on file")
     parser.add_argument("--smoke", action="store_true", help="a hundredth of the requests")
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     scale = 0.01 if options.smoke else 1.0
+    on_file: dict[str, Rows] = {}
+    if options.anew:
+        on_file = rows_on_file(options.folder or RESULTS, options.anew.split(","))
     rows = []
-    work: Callable[[Any], dict[str, Any]] = partial(check, full=options.full)
-    chosen: list[Any] = cells(options.cells.split(","), scale)
-    simulated_at = None
-    if options.again:
-        record = json.loads(((options.folder or RESULTS) / "plan_check.json").read_text())
-        work, chosen, simulated_at = check_again, record["cells"], record["commit"]
-    with ProcessPoolExecutor(options.processes) as pool:
-        for row in pool.map(work, chosen):
-            show(row)
-            rows.append(row)
+    for cell in cells(options.cells.split(","), scale):
+        row = check(cell, options.full, options.processes, on_file.get(cell_name(cell), []))
+        show(row)
+        rows.append(row)
     figures = {
         "largest_ratio": max(row["ratio"] for row in rows),
         "longest_plan_s": max(row["plan_s"] for row in rows),
         "cells": rows,
-        "simulated_at": simulated_at,
     }
     settings = {
         "scale": scale, "cells": options.cells, "full": options.full,
-        "processes": options.processes, "schedulers": SCHEDULERS,
+        "processes": options.processes, "schedulers": SCHEDULERS, "anew": options.anew,
         "last_stage_layers": LAST_STAGE_LAYERS,
     }  # fmt: skip
     path = write_result("plan_check", settings, figures, options.folder)

@@ -69,8 +69,12 @@ def test_decision_cost(tmp_path):
 
 
 def test_plan_check(tmp_path):
-    run("plan_check.py", "--smoke", "--cells", "L20/*/sharegpt", "--folder", str(tmp_path))
+    smoke = ("--smoke", "--cells", "L20/*/sharegpt", "--folder", str(tmp_path))
+    run("plan_check.py", *smoke)
     cells = json.loads((tmp_path / "plan_check.json").read_text())["cells"]
+    run("plan_check.py", *smoke, "--anew", "adaptive")
+    again = json.loads((tmp_path / "plan_check.json").read_text())["cells"]
+    assert [cell["best"] for cell in again] == [cell["best"] for cell in cells]
     assert [cell["model"] for cell in cells] == ["llama-2-13b", "qwen2.5-32b"]
     for cell in cells:
         assert 1.0 <= cell["ratio"] < 1.1 and cell["pick"] in cell["simulated"]

@@ -38,6 +38,8 @@ ENDED_SHARE = 0.02
 MOST_TAIL = 0.3
 # Share of its tokens that a request may generate after all others, on average.
 OVERHANG_SHARE = 0.05
+# A decode batch is first looked for within so many requests of a P-th of all.
+NEAR = 4
 
 
 class Adaptive:
@@ -77,7 +79,7 @@ class Adaptive:
         context = sum([request.num_scheduled for request in decodes])
         self._sent.append((len(decodes), context))
         reason, self._reason = self._reason, ""
-        ids = tuple(request.request_id for request in decodes)
+        ids = tuple([request.request_id for request in decodes])
         return Choice(prefills=chunks, decodes=ids, preempted=victims, reason=reason)
 
     # ---- outlook
@@ -118,7 +120,7 @@ class Adaptive:
 
     def _outlook(self, state: EngineState, timeline: KVTimeline) -> Outlook:
         residents = list(state.resident.values())
-        remaining = [self.survival.remaining(request) for request in residents]
+        remaining = self.survival.remaining_of(residents)
         longest = max(remaining, default=1)
         longest_waiting = self._longest_waiting(state)
         shared = SharedBlocks.of(state)
@@ -165,7 +167,7 @@ class Adaptive:
         if len(state.waiting) > free_places(state) or used > state.pool.num_free:
             return False
         requests = [*state.resident.values(), *state.waiting.values()]
-        remaining = remaining + [self.survival.remaining(one) for one in state.waiting.values()]
+        remaining = remaining + self.survival.remaining_of(state.waiting.values())
         timeline = KVTimeline(block_size, self.survival.remaining)
         timeline.rebuild(requests, remaining, max(remaining, default=1), SharedBlocks.of(state))
         if self.sizing.tail_share(remaining, state.num_tokens_to_prefill) > MOST_TAIL:
@@ -188,8 +190,13 @@ class Adaptive:
         fair_s = max(times_s)
         slowest = times_s.index(fair_s)  # of loads that are nearly the same, too
         low, high = min(1, len(at_hand)), min(len(at_hand), state.limits.max_num_seqs)
+        # Contexts are alike on average, so the answer is near a P-th of the number: look there
+        # first, then halve what is left.
+        guesses = [fair.decode_sequences + NEAR, fair.decode_sequences - NEAR]
         while low < high:
-            middle = (low + high + 1) // 2
+            middle = guesses.pop() if guesses else (low + high + 1) // 2
+            if not low < middle <= high:
+                continue
             # One more while the batch is below its share: rounded down, the newest would starve.
             load = decode_load(middle - 1, contexts[middle - 1])
             if self.cost.stage_time_s(slowest, load) < fair_s:
@@ -202,6 +209,8 @@ class Adaptive:
 
     def _chunks(self, state: EngineState, lane: list[Request]) -> tuple[PrefillChunk, ...]:
         """Prefill that fills the batch up: prompts already begun, then new ones that fit."""
+        if not state.prefilling and (self._is_full or not state.waiting):
+            return ()
         most = min(self.size.tokens, state.limits.max_num_batched_tokens)
         budget = max(most - len(lane), 0 if lane else 1)
         places = state.limits.max_num_seqs - len(lane)

@@ -14,6 +14,7 @@ forecast as its mean: the higher, the nearer to max_tokens that is.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 from math import erf, log2
@@ -78,8 +79,9 @@ class LengthSurvival:
         reached = {key: list(counts) for key, counts in self._cut.items()}
         rooms: dict[int, list[float]] = {}
         for request in self._alive.values():
-            _count(reached, request)
-            rooms.setdefault(class_of(request.predicted_tokens), []).append(_room(request))
+            key = _count(reached, request)
+            room = _room(request.max_tokens, request.predicted_tokens)
+            rooms.setdefault(key, []).append(room)
         if self._num_told:
             told = self._told_sum / self._num_told
             self._deviation = min(DEVIATIONS, key=lambda deviation: abs(deviation - told))
@@ -100,32 +102,41 @@ class LengthSurvival:
 
     def remaining(self, request: Request) -> int:
         """Tokens that the request is taken to generate yet, at least 1."""
-        return self.quantile(request, request.request_id * GOLDEN_RATIO % 1.0)
+        return self.remaining_of([request])[0]
 
-    def quantile(self, request: Request, share: float) -> int:
-        """Tokens after which a share of the requests like this one will have ended; at least 1."""
-        # Asked for every resident of every forecast, so that calls would cost more than their work.
-        predicted, generated = request.predicted_tokens, len(request.output_token_ids)
-        curve = self._curves.get(class_of(predicted))
-        if curve is None:
-            curve = self._first_curve(self._shift(round(_room(request))))
-        if generated:
-            place = _place_of(generated, predicted)
-            index = int(place) if place < NUM_BINS else NUM_BINS - 1
-            ended = curve[index]
-            ended += (place - index) * (curve[index + 1] - ended)
-            share = ended + share * (1 - ended)
-        # The first place at which the curve has that value.
-        index = bisect_left(curve, share)
-        if index:
-            low, high = curve[index - 1], curve[min(index, NUM_BINS)]
-            place = index - 1 + (share - low) / (high - low) if high > low else float(index)
-        else:
+    def remaining_of(self, requests: Iterable[Request]) -> list[int]:
+        """The same for many requests: what is left to each at its own quantile.
+
+        Asked for every resident of every forecast; a call for each would cost more than its work.
+        """
+        found = []
+        for request in requests:
+            predicted, generated = request.predicted_tokens, len(request.output_token_ids)
+            most = request.max_tokens
+            curve = self._curves.get(class_of(predicted))
+            if curve is None:
+                curve = self._first_curve(self._shift(round(_room(most, predicted))))
+            share = request.request_id * GOLDEN_RATIO % 1.0
+            if generated:
+                place = log2(generated / predicted) * BINS_PER_DOUBLING + PLACE_OF_1
+                if place < 0.0:
+                    place = 0.0
+                elif place > NUM_BINS:
+                    place = float(NUM_BINS)
+                index = int(place) if place < NUM_BINS else NUM_BINS - 1
+                ended = curve[index]
+                ended += (place - index) * (curve[index + 1] - ended)
+                share = ended + share * (1 - ended)
+            # The first place at which the curve has that value.
+            index = bisect_left(curve, share)
             place = 0.0
-        remaining = round(predicted * 2 ** (place / BINS_PER_DOUBLING + RATIO_AT_0))
-        most = request.max_tokens
-        remaining = (remaining if remaining < most else most) - generated
-        return remaining if remaining > 1 else 1
+            if index:
+                low, high = curve[index - 1], curve[index if index < NUM_BINS else NUM_BINS]
+                place = index - 1 + (share - low) / (high - low) if high > low else float(index)
+            end = round(predicted * 2 ** (place / BINS_PER_DOUBLING + RATIO_AT_0))
+            left = (end if end < most else most) - generated
+            found.append(left if left > 1 else 1)
+        return found
 
     def tokens_until(self, key: int, overhang: float, most: float) -> float:
         """Tokens n of which a request of the class has on average `overhang` or fewer to come.
@@ -189,17 +200,10 @@ def _forecast_of(key: int) -> float:
     return float(2 ** ((key + 0.5) / CLASSES_PER_DOUBLING))
 
 
-def _place_of(generated: int, predicted: int) -> float:
-    """The ratio on the axis of the bins; bin i reaches from i to i + 1."""
-    if not generated:
-        return 0.0
-    place = log2(generated / predicted) * BINS_PER_DOUBLING + PLACE_OF_1
-    return 0.0 if place < 0.0 else float(NUM_BINS) if place > NUM_BINS else place
-
-
-def _room(request: Request) -> float:
-    """Bins from a request's forecast to its max_tokens."""
-    return BINS_PER_DOUBLING * log2(max(1.0, request.max_tokens / request.predicted_tokens))
+@lru_cache(maxsize=4096)
+def _room(most: int, predicted: int) -> float:
+    """Bins from a forecast to where max_tokens cuts."""
+    return BINS_PER_DOUBLING * log2(max(1.0, most / predicted))
 
 
 @cache
@@ -234,13 +238,18 @@ def moved(counts: list[float], shift: int) -> list[float]:
     return [sum(counts[: 1 - shift]), *counts[1 - shift :], *[0.0] * -shift]
 
 
-def _count(counts: dict[int, list[float]], request: Request) -> None:
-    predicted = request.predicted_tokens
-    bins = counts.get(class_of(predicted))
+def _count(counts: dict[int, list[float]], request: Request) -> int:
+    """Count the request in the bin that it has come to; returns its class."""
+    predicted, generated = request.predicted_tokens, len(request.output_token_ids)
+    key = class_of(predicted)
+    bins = counts.get(key)
     if bins is None:
-        bins = counts[class_of(predicted)] = [0.0] * NUM_BINS
-    place = int(_place_of(len(request.output_token_ids), predicted))
-    bins[place if place < NUM_BINS else NUM_BINS - 1] += 1
+        bins = counts[key] = [0.0] * NUM_BINS
+    place = 0
+    if generated:
+        place = int(log2(generated / predicted) * BINS_PER_DOUBLING + PLACE_OF_1)
+    bins[0 if place < 0 else place if place < NUM_BINS else NUM_BINS - 1] += 1
+    return key
 
 
 def _sums(counts: list[list[float]]) -> list[float]:
