@@ -75,18 +75,18 @@ def tellings(
         if predictor.head is None:
             yield Told(predictor.note.kind, before, None, classes)
             continue
-        states = states_of(table, cache)
+        states = states_of(table, predictor.head.depth, cache)
         after = tuple(predictor.head.forecasts(states, [one.max_tokens for one in test]))
         named = [int(one) for one in predictor.head.classes(states)]
         yield Told(predictor.note.kind, before, after, named, classes)
 
 
-def states_of(table: LengthTable, cache: Path) -> npt.NDArray[np.float32]:
-    """The model's final states [prompts, hidden] of the test part."""
-    path = cache / f"states-{table.fingerprint()[:16]}.npy"
+def states_of(table: LengthTable, depth: int, cache: Path) -> npt.NDArray[np.float32]:
+    """The model's states [prompts, hidden] of the test part."""
+    path = cache / f"states-{depth}-{table.fingerprint()[:16]}.npy"
     if not path.exists():
         prompts = [one.token_ids for one in table.part("test")]
-        np.save(path, prompt_states(resolve_model(MODEL).folder, prompts))
+        np.save(path, prompt_states(resolve_model(MODEL).folder, prompts, [depth])[:, 0])
     states: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
     return states
 

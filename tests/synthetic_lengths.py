@@ -5,10 +5,12 @@ import numpy as np
 from tdpipe.core.model_shape import ModelShape
 from tdpipe.lengths.length_table import LengthRecord, LengthTable
 from tdpipe.lengths.model_identity import ModelIdentity
+from tdpipe.lengths.prompt_depths import PromptStates
 
 HIDDEN = 16
+DEPTH = 3
 DIGEST = "d" * 32
-SHAPE = ModelShape(2, HIDDEN, 32, 2, 1, 8, 50_000, True)
+SHAPE = ModelShape(4, HIDDEN, 32, 2, 1, 8, 50_000, True)
 IDENTITY = ModelIdentity("made-up", DIGEST, SHAPE)
 # Of four scripts' worth of token ids, and what a prompt with that token asks for.
 TOPICS = {11: 8, 900: 40, 21_000: 150, 49_000: 600}
@@ -32,8 +34,15 @@ def table(count, seed=0, parts=True):
 
 
 def states(prompts):
-    """[prompts, HIDDEN]: the topic is in a direction, beside noise."""
+    """[prompts, HIDDEN] after DEPTH layers: the topic is in a direction, beside noise."""
     draws = np.random.default_rng(5)
     rows = draws.normal(size=(len(prompts), HIDDEN))
     rows[:, 3] += [3 * np.log(TOPICS[prompt[1]]) for prompt in prompts]
     return rows.astype(np.float32)
+
+
+def depths(prompts):
+    """The same between depths at which there is less of the topic, or nothing."""
+    told, draws = states(prompts), np.random.default_rng(6)
+    noise = draws.normal(size=told.shape).astype(np.float32)
+    return PromptStates((2, DEPTH, 4), np.stack([noise, told, told + 4 * noise], axis=1))

@@ -1,4 +1,4 @@
-"""Final states against transformers, and `tdpipe lengths` from a batch file to forecasts."""
+"""States against those of transformers; `tdpipe lengths` from a batch file to forecasts."""
 
 import json
 from dataclasses import replace
@@ -9,15 +9,19 @@ import torch
 
 import synthetic_lengths as made_up
 from reference_answers import MODEL
+from tdpipe import LLM, SamplingParams
 from tdpipe.cli.main import main
 from tdpipe.core.errors import ConfigError
 from tdpipe.execution import prompt_states as prompt_reading
 from tdpipe.execution.models.model_source import resolve_model
 from tdpipe.execution.prompt_states import prompt_states
 from tdpipe.frontend.predictor_setup import trained_file
-from tdpipe.lengths.length_table import read_length_table, write_length_table
-from tdpipe.lengths.model_identity import model_digest
-from tdpipe.lengths.predictor_file import load_predictor
+from tdpipe.lengths.learned_predictor import LearnedPredictor, TrainingNote
+from tdpipe.lengths.length_table import LengthRecord, read_length_table, write_length_table
+from tdpipe.lengths.length_training import train_head, train_text
+from tdpipe.lengths.model_identity import ModelIdentity, model_digest
+from tdpipe.lengths.predictor_file import load_predictor, save_predictor
+from tdpipe.lengths.prompt_depths import PromptStates
 from tdpipe.text.tokenizer import Tokenizer
 
 WORDS = ("cat", "house", "explain", "why", "the", "sky", "über", "狗")
@@ -29,31 +33,69 @@ def test_states_are_those_of_transformers(source):
     model = LlamaModel.from_pretrained(source.folder, dtype=torch.float32)
     prompts = [[1, 20, 300 + i] * (1 + 4 * i) + [7] for i in range(4)]
     seen = []
-    states = prompt_states(source.folder, prompts, on_progress=seen.append)
-    assert states.shape == (4, source.config.hidden_size) and seen == [4]
-    for prompt, state in zip(prompts, states, strict=True):
-        with torch.inference_mode():
-            wanted = model(torch.tensor([prompt])).last_hidden_state[0, -1].numpy()
-        assert np.abs(state - wanted).max() / np.abs(wanted).max() < 1e-4
+    depths = [1, 19, 30]
+    states = prompt_states(source.folder, prompts, depths, on_progress=seen.append)
+    assert states.shape == (4, 3, source.config.hidden_size) and seen == [4]
+    for prompt, of_prompt in zip(prompts, states, strict=True):
+        for depth, state in zip(depths, of_prompt, strict=True):
+            wanted = residual(model, prompt, depth)
+            wanted /= np.sqrt((wanted**2).mean())
+            assert np.abs(state - wanted).max() / np.abs(wanted).max() < 1e-4
+
+
+def residual(model, prompt, depth):
+    """What the layer of that number gives for a prompt's last token, [hidden]."""
+    seen = []
+    layer = model.layers[depth - 1]
+    hook = layer.register_forward_hook(lambda _, __, output: seen.append(output))
+    with torch.inference_mode():
+        model(torch.tensor([prompt]))
+    hook.remove()
+    (output,) = seen
+    return (output[0] if isinstance(output, tuple) else output)[0, -1].numpy()
+
+
+@pytest.mark.parametrize("depth", [5, 25])  # the first stage has the one, the second the other
+def test_the_stage_with_the_layer_forecasts(source, tmp_path, depth):
+    prompts = [[1, 20, 300 + i] * (1 + i % 3) + [7 + i] for i in range(128)]
+    records = [
+        LengthRecord(f"train/{i}", tuple(prompt), 2 + 2 * (i % 8), "stop", 24)
+        for i, prompt in enumerate(prompts)
+    ]
+    states = PromptStates((depth,), prompt_states(source.folder, prompts, [depth]))
+    head, text = train_head(records, states), train_text(records)
+    wanted = head.forecast_means(states.at(depth)[:24], [24] * 24)
+    before = [one.mean_tokens for one in text.forecasts(prompts[:24], [24] * 24)]
+    identity = ModelIdentity(MODEL, model_digest(source.folder), source.config.shape())
+    note = TrainingNote("hidden", identity, "", 0.0, len(prompts), (4, 8, 12, 16))
+    path = tmp_path / "head.safetensors"
+    save_predictor(path, LearnedPredictor(note, text, head))
+    with LLM(
+        MODEL, pipeline_parallel_size=2, partition=(15, 15), kv_cache_memory="64MiB",
+        length_predictor=str(path),
+    ) as llm:  # fmt: skip
+        llm.generate(prompts[:24], SamplingParams(max_tokens=24, temperature=0.0))
+        told = [forecast for forecast, _ in llm.trace().forecasts.pairs()]
+    assert sorted(told) == sorted(wanted) != sorted(before)
+    assert len(set(wanted)) > 2
 
 
 def test_states_in_several_batches(source, monkeypatch):
     """Blocks are used again, and a prompt may be longer than a batch."""
     monkeypatch.setattr(prompt_reading, "BATCH_TOKENS", 32)
     long = [5, 9] * 24
-    together = prompt_states(source.folder, [[1, 2, 3], long, [4] * 40])
-    assert together[0] == pytest.approx(
-        prompt_states(source.folder, [[1, 2, 3]])[0], abs=1e-4, rel=1e-3
-    )
+    together = prompt_states(source.folder, [[1, 2, 3], long, [4] * 40], [30])
+    alone = prompt_states(source.folder, [[1, 2, 3]], [30])
+    assert together[0] == pytest.approx(alone[0], abs=1e-4, rel=1e-3)
     assert np.isfinite(together).all()
 
 
 def test_prompts_that_have_no_state(source):
-    assert prompt_states(source.folder, []).shape == (0, source.config.hidden_size)
+    assert prompt_states(source.folder, [], [1, 2]).shape == (0, 2, source.config.hidden_size)
     config = source.config
     for bad in ([], [1] * (config.max_position_embeddings + 1), [config.vocab_size], [-1]):
         with pytest.raises(ConfigError, match=r"prompts\[1\]="):
-            prompt_states(source.folder, [[1], bad])
+            prompt_states(source.folder, [[1], bad], [1])
 
 
 @pytest.fixture

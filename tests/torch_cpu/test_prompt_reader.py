@@ -2,12 +2,14 @@
 
 import torch
 
-from tdpipe.core.batch_plan import BatchPlan, Phase, Sample, SequenceSlice, SequenceStart
+from tdpipe.core.batch_plan import BatchPlan, Phase, SequenceSlice, SequenceStart
 from tdpipe.core.sampling_params import SamplingParams
-from tdpipe.execution.prompt_reader import NO_LIMIT, PromptReader
+from tdpipe.execution.prompt_reader import NO_LIMIT, PromptEnd, PromptReader
 
 
 class SumOfState:
+    depth = 1
+
     def forecast_means(self, hidden, limits):
         return [min(int(row.sum()), limit) for row, limit in zip(hidden, limits, strict=True)]
 
@@ -27,20 +29,20 @@ def plan(slices, starts=(), released=()):
 def test_each_prompt_is_read_once_at_its_end():
     reader = PromptReader(SumOfState())
     starts = [start(1, 4, 700), start(2, 6, None)]
-    assert reader.rows(plan([piece(1, 0, 4), piece(2, 0, 3, samples=False)], starts)) == {0: 700}
-    assert reader.rows(plan([piece(1, 4, 1), piece(2, 3, 3)])) == {1: NO_LIMIT}
-    assert reader.rows(plan([piece(1, 5, 1), piece(2, 6, 1)])) == {}
+    begun = plan([piece(1, 0, 4), piece(2, 0, 3, samples=False)], starts)
+    assert reader.ends(begun) == [PromptEnd(0, 1, 700)]
+    assert reader.ends(plan([piece(1, 4, 1), piece(2, 3, 3)])) == [PromptEnd(1, 2, NO_LIMIT)]
+    assert reader.ends(plan([piece(1, 5, 1), piece(2, 6, 1)])) == []
 
 
 def test_a_preempted_request_is_not_read_again():
     reader = PromptReader(SumOfState())
-    assert reader.rows(plan([piece(1, 0, 4)], [start(1, 4)])) == {0: 16}
+    assert reader.ends(plan([piece(1, 0, 4)], [start(1, 4)])) == [PromptEnd(0, 1, 16)]
     # Prompt and two outputs are computed anew.
-    assert reader.rows(plan([piece(1, 0, 6)], [start(1, 4)], released=[1])) == {}
+    assert reader.ends(plan([piece(1, 0, 6)], [start(1, 4)], released=[1])) == []
 
 
-def test_forecasts_join_the_samples():
+def test_forecasts_are_by_request():
     reader = PromptReader(SumOfState())
-    samples = [Sample(1, 5), Sample(2, 6, -0.5), Sample(3, 7)]
-    read = reader.read(samples, {1: 700, 2: 9}, torch.full((2, 4), 8.0))
-    assert read == [Sample(1, 5), Sample(2, 6, -0.5, (), 32), Sample(3, 7, None, (), 9)]
+    ends = [PromptEnd(1, 20, 700), PromptEnd(2, 30, 9)]
+    assert reader.read(ends, torch.full((2, 4), 8.0)) == {20: 32, 30: 9}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from tdpipe.lengths.prompt_depths import PromptStates
+
 Figures = dict[str, dict[str, float]]
 
 
@@ -51,8 +53,17 @@ class _TableModel:
         """The text of token ids."""
         return self.tokenizer.decode(token_ids)
 
-    def states(self, prompts: Sequence[Sequence[int]]) -> "npt.NDArray[np.float32]":
-        """Final states [prompts, hidden]; takes a prefill each, and says how far it is."""
+    def depths(self, prompts: Sequence[Sequence[int]]) -> "PromptStates":
+        """The prompts' states at all depths that a head may read."""
+        from tdpipe.lengths.prompt_depths import PromptStates, head_depths
+
+        depths = head_depths(self.identity.shape.num_layers)
+        return PromptStates(depths, self.states(prompts, depths))
+
+    def states(
+        self, prompts: Sequence[Sequence[int]], depths: Sequence[int]
+    ) -> "npt.NDArray[np.float32]":
+        """States [prompts, depths, hidden]; takes a prefill each, and says how far it is."""
         import torch
 
         from tdpipe.execution.prompt_states import prompt_states
@@ -62,7 +73,7 @@ class _TableModel:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            return prompt_states(self._source.folder, prompts, device, on_progress=say)
+            return prompt_states(self._source.folder, prompts, depths, device, on_progress=say)
         finally:
             print(file=sys.stderr)
 
@@ -77,7 +88,7 @@ def train(arguments: argparse.Namespace) -> int:
         raise ConfigError("output", arguments.output, "it is a folder; name a file")
     table = read_length_table(Path(arguments.input))
     model = _TableModel(table, arguments.model)
-    tools = TrainingTools(model.decode, arguments.encoder, model.states)
+    tools = TrainingTools(model.decode, arguments.encoder, model.depths)
     predictor = train_predictor(arguments.kind, table, model.identity, tools)
     path = Path(arguments.output or trained_file(model.identity.digest))
     save_predictor(path, predictor)
@@ -125,7 +136,8 @@ def _figures(
     told = evaluate(predictor.predict(prompts), records, edges, predictor.classes(prompts))
     if predictor.head is None:
         return {f"{kind} {name}": told.figures()}
-    states = model.states([record.token_ids for record in records])
+    depth = predictor.head.depth
+    states = model.states([record.token_ids for record in records], [depth])[:, 0]
     after = predictor.head.forecasts(states, [record.max_tokens for record in records])
     classes = [int(index) for index in predictor.head.classes(states)]
     read = evaluate(after, records, edges, classes)

@@ -60,7 +60,7 @@ class LengthForecasts:
         self.expected_tokens += sum(request.predicted_tokens for request in requests)
 
     def update(self, request: Request, num_tokens: int) -> None:
-        """Take the last stage's forecast, made when it had read the prompt, if it is needed."""
+        """Take a stage's forecast, made when it had read the prompt, if it is needed."""
         if request.request_id in self._given:
             return
         self.expected_tokens -= _expected(request)

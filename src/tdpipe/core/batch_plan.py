@@ -88,7 +88,7 @@ class BatchPlan:
 class Sample(NamedTuple):
     """One sampled token; log probabilities (natural) only where the request asked for them.
 
-    `forecast_tokens` comes with a request's first token where the last stage forecasts lengths.
+    `forecast_tokens` comes with a request's first token where a stage forecasts lengths.
     """
 
     request_id: int

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 
-from tdpipe.core.batch_plan import BatchPlan, BatchResult
+from tdpipe.core.batch_plan import BatchPlan, BatchResult, Sample
 from tdpipe.core.errors import ConfigError, FaultKind, StageFailed
 from tdpipe.execution.stage_connection import StageConnection
 from tdpipe.execution.stage_site import StageLauncher, StageSite
@@ -89,6 +89,7 @@ class PipelineExecutor:
         self._spec = spec
         self._launcher = launcher
         self._expected_s = expected_s
+        self._forecasts: dict[int, int] = {}  # request_id -> tokens, of samples to come
         self._num_blocks = 0
         self._looked_s = 0.0
         try:
@@ -132,6 +133,7 @@ class PipelineExecutor:
         """
         assert self._has_failed or not self._reports_due, self._reports_due
         self.spans = SpanColumns()
+        self._forecasts.clear()
         try:
             if self._has_failed:
                 self.restart()
@@ -198,10 +200,26 @@ class PipelineExecutor:
         start_s, end_s = done.start_s - ahead_s, done.end_s - ahead_s
         span = StageSpan(stage, done.batch_id, start_s, end_s, done.collective_s)
         self.spans.append(span)
+        self._forecasts |= done.forecasts
         if stage == self.num_stages - 1:
             expected = self._in_flight.popleft()
             assert done.batch_id == expected, (done.batch_id, expected)
-            self._results.append(BatchResult(done.batch_id, done.samples))
+            self._results.append(BatchResult(done.batch_id, self._with_forecasts(done.samples)))
+
+    def _with_forecasts(self, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        """The samples, with the forecasts that have come for their requests.
+
+        Another stage's report may be overtaken by the last stage's: its forecast then goes with
+        the request's next sample.
+        """
+        if not self._forecasts:
+            return samples
+        return tuple(
+            one._replace(forecast_tokens=self._forecasts.pop(one.request_id))
+            if one.request_id in self._forecasts
+            else one
+            for one in samples
+        )
 
     def _receive(self, limit_s: float) -> FromStage | None:
         """The next message, or None after limit_s. Raises StageFailed."""

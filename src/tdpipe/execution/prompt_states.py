@@ -1,4 +1,4 @@
-"""A model's final states of prompts, all layers in one process: what length heads learn from."""
+"""A model's states of prompts, all layers in one process: what length heads learn from."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from tdpipe.execution.batch_tensors import build_batch
 from tdpipe.execution.models.decoder import StageModel
 from tdpipe.execution.models.model_config import ModelConfig
 from tdpipe.execution.models.model_source import load_config
+from tdpipe.execution.models.state_probe import StateProbe
 from tdpipe.execution.sequence_table import SequenceTable
 
 BLOCK_SIZE = 16
@@ -25,15 +26,17 @@ BATCH_TOKENS = 2048
 def prompt_states(
     folder: Path,
     prompts: Sequence[Sequence[int]],
+    depths: Sequence[int],
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """States [prompts, hidden] at each prompt's last token, after the final norm.
+    """States [prompts, depths, hidden] at each prompt's last token, as a StateProbe takes them.
 
     Args:
         folder: the model, a Hugging Face folder.
         prompts: token ids, at least one each.
+        depths: layers before each state, 1 to the model's number of layers.
         device: cpu or cuda, as torch names them.
         dtype: of the weights; float32 on CPU and bfloat16 elsewhere where it is None.
         on_progress: called with the number of prompts done, after each batch.
@@ -44,10 +47,11 @@ def prompt_states(
     """
     config = load_config(folder)
     _check(prompts, config)
+    assert all(1 <= depth <= config.num_layers for depth in depths), depths
     longest = max((len(prompt) for prompt in prompts), default=0)
     place = torch.device(device)
     chosen = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-    states = np.empty((len(prompts), config.hidden_size), np.float32)
+    states = np.empty((len(prompts), len(depths), config.hidden_size), np.float32)
     if not prompts:
         return states
     model = StageModel(
@@ -55,7 +59,7 @@ def prompt_states(
         0,
         config.num_layers,
         is_first=True,
-        is_last=True,
+        is_last=False,
         dtype=chosen,
         device=place,
         max_model_len=longest,
@@ -63,8 +67,8 @@ def prompt_states(
     model.load(folder)
     done = 0
     with torch.inference_mode():
-        for indices, hidden in _batches(model, prompts, chosen, place):
-            states[indices] = hidden
+        for indices, found in _batches(model, prompts, depths, place):
+            states[indices] = found
             done += len(indices)
             if on_progress is not None:
                 on_progress(done)
@@ -82,10 +86,13 @@ def _check(prompts: Sequence[Sequence[int]], config: ModelConfig) -> None:
 
 
 def _batches(
-    model: StageModel, prompts: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device
+    model: StageModel,
+    prompts: Sequence[Sequence[int]],
+    depths: Sequence[int],
+    device: torch.device,
 ) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
-    """Indices of the prompts in each batch, and their states."""
-    config = model.config
+    """Indices of the prompts in each batch, and their states [indices, depths, hidden]."""
+    config, dtype = model.config, model.dtype
     longest = blocks_for(max(map(len, prompts)), BLOCK_SIZE)
     # A sequence leaves at most a block unfilled, and has at least one token.
     num_blocks = max(longest, BATCH_TOKENS // BLOCK_SIZE)
@@ -104,9 +111,9 @@ def _batches(
         plan = _plan(indices, prompts)
         table.apply(plan)
         batch = build_batch(plan, table, BLOCK_SIZE, device)
-        hidden = model(batch.token_ids, batch.positions, cache, attention, batch.attention)
-        assert model.norm is not None
-        yield indices, model.norm(hidden[batch.sampled_rows]).float().cpu().numpy()
+        probes = [StateProbe(depth, batch.sampled_rows) for depth in depths]
+        model(batch.token_ids, batch.positions, cache, attention, batch.attention, probes)
+        yield indices, torch.stack([probe.states for probe in probes], dim=1).cpu().numpy()
 
 
 def _groups(prompts: Sequence[Sequence[int]], num_blocks: int) -> Iterator[list[int]]:

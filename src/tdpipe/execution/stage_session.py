@@ -1,11 +1,13 @@
 """What a stage does between start and stop: load, allocate, then batch after batch.
 
 plan from engine -> apply deltas -> hidden states in -> layers -> hidden states out
+                                  stage with the head's layer: forecast lengths, report
                                                         last stage: project, sample, report
 """
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from tdpipe.execution.fault_injection import fault_for
 from tdpipe.execution.host_staging import HostStaging
 from tdpipe.execution.models.decoder import StageModel
 from tdpipe.execution.models.model_source import load_config
+from tdpipe.execution.models.state_probe import StateProbe
 from tdpipe.execution.prompt_reader import PromptReader
 from tdpipe.execution.sampler import Sampler
 from tdpipe.execution.sequence_table import SequenceTable
@@ -114,8 +117,10 @@ class StageSession:
         )
         self.sampler = Sampler(config.vocab_size, self.device)
         self.prompt_reader: PromptReader | None = None
-        if spec.length_predictor and self.links.is_last and self.ranks.is_first:
-            self.prompt_reader = PromptReader(load_head(Path(spec.length_predictor)))
+        if spec.length_predictor and self.ranks.is_first:
+            head = load_head(Path(spec.length_predictor))
+            if spec.first_layer < head.depth <= spec.end_layer:
+                self.prompt_reader = PromptReader(head)
         self.attention = choose_attention(self.dtype, self.device)
         self.table = SequenceTable(blocks_for(spec.max_model_len, spec.block_size))
         self.config = config
@@ -195,7 +200,7 @@ class StageSession:
             start_s = time.monotonic()  # the wait was not work
             self.ranks.take_seconds()
         self._strike(plan)
-        hidden = self._hidden(given, batch)
+        hidden, forecasts = self._read(plan, given, batch)
         samples: tuple[Sample, ...] = ()
         if not self.links.is_last:
             self.links.send(plan.batch_id, hidden)
@@ -206,15 +211,29 @@ class StageSession:
         self._await_card()
         done = Done(
             self.spec.rank, plan.batch_id, start_s, time.monotonic(), samples,
-            self.ranks.take_seconds(),
+            self.ranks.take_seconds(), forecasts,
         )  # fmt: skip
         self._to_engine.send(encode(done))
         self.batch_id = None
 
-    def _hidden(self, given: torch.Tensor, batch: BatchTensors) -> torch.Tensor:
+    def _read(
+        self, plan: BatchPlan, given: torch.Tensor, batch: BatchTensors
+    ) -> tuple[torch.Tensor, dict[int, int]]:
+        """As `_hidden`, with forecasts for the prompts that end here, if this stage makes them."""
+        ends = self.prompt_reader.ends(plan) if self.prompt_reader is not None else []
+        if not ends or self.prompt_reader is None:
+            return self._hidden(given, batch), {}
+        rows = batch.sampled_rows[[end.sample for end in ends]]
+        probe = StateProbe(self.prompt_reader.depth, rows)
+        hidden = self._hidden(given, batch, [probe])
+        return hidden, self.prompt_reader.read(ends, probe.states)
+
+    def _hidden(
+        self, given: torch.Tensor, batch: BatchTensors, probes: Sequence[StateProbe] = ()
+    ) -> torch.Tensor:
         """Token ids or hidden states of a batch through this stage's layers."""
         hidden: torch.Tensor = self.model(
-            given, batch.positions, self.kv_cache, self.attention, batch.attention
+            given, batch.positions, self.kv_cache, self.attention, batch.attention, probes
         )
         return hidden
 
@@ -233,14 +252,8 @@ class StageSession:
         for piece in plan.slices:
             self.sampler.see(piece.request_id, piece.token_ids, piece.start)
         sampled = [piece.request_id for piece in plan.slices if piece.samples]
-        read = self.prompt_reader.rows(plan) if self.prompt_reader is not None else {}
         if not sampled:
             return ()
-        hidden = hidden[batch.sampled_rows]
-        logits = self.model.project(hidden)
+        logits = self.model.project(hidden[batch.sampled_rows])
         assert logits is not None
-        samples = self.sampler.sample(sampled, logits)
-        if read and self.prompt_reader is not None:
-            states = self.model.final_states(hidden[list(read)])
-            samples = self.prompt_reader.read(samples, read, states)
-        return tuple(samples)
+        return tuple(self.sampler.sample(sampled, logits))

@@ -55,7 +55,8 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     """The process is done with a batch; the last stage's first one adds the sampled tokens.
 
     Times are seconds on the machine-wide monotonic clock; `collective_s` of them were spent in
-    sums and gathers among the stage's ranks.
+    sums and gathers among the stage's ranks. `forecasts`, by request_id, are output tokens of
+    prompts that the batch completed, from the stage that computes the layer a length head reads.
     """
 
     rank: int
@@ -64,6 +65,7 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     end_s: float
     samples: tuple[Sample, ...] = ()
     collective_s: float = 0.0
+    forecasts: dict[int, int] = {}
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -97,7 +99,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     process group meets over the network `interface` (the loopback one if empty); `folder` is one
     that all ranks of the stage see. `ranks_on_device` processes compute on the same card; with
     `host_staging` hidden states go from stage to stage through host memory. `length_predictor` is
-    the file of a predictor whose head the last stage applies to hidden states; empty for none.
+    the file of a predictor whose head a stage applies to hidden states; empty for none.
     `load_format` and `quantization` as in EngineConfig.
     `tensor_rank` says which of the `tensor_parallel_size` processes of the stage it is.
     """

@@ -1,6 +1,9 @@
 """A length's forecast from the served model's own state, which costs nothing after the prefill.
 
-The state is what the vocabulary projection reads at the prompt's last token: after the final norm.
+The state is the residual at the prompt's last token, scaled to a mean square of 1, between two
+layers well behind the middle: there it says more of the answer to come than at the end, where it is
+about the next token (which layer says most is learned, too; Shahout et al. read one of the middle
+as well, arXiv:2410.01035).
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ class LengthHead:
         calibration: from scores to lengths.
         class_model: the likeliest class.
         max_tokens: the limit to forecast under where a request's own is not known, in tokens.
+        depth: layers of the served model before the state, 1 or more.
     """
 
     weights: Floats
@@ -32,6 +36,7 @@ class LengthHead:
     calibration: LengthCalibration
     class_model: ClassModel
     max_tokens: int
+    depth: int
 
     def scores(self, hidden: npt.NDArray[np.floating]) -> Floats:
         """A score [prompts] for each state [prompts, hidden]."""

@@ -20,7 +20,8 @@ from tdpipe.lengths.length_calibration import P90, LengthCalibration, fit_calibr
 from tdpipe.lengths.length_evaluation import class_edges, length_class
 from tdpipe.lengths.length_head import LengthHead
 from tdpipe.lengths.length_table import LengthRecord
-from tdpipe.lengths.linear_fits import fit_classes, fit_ridge
+from tdpipe.lengths.linear_fits import RidgeFit, fit_classes, fit_ridge
+from tdpipe.lengths.prompt_depths import PromptStates
 from tdpipe.lengths.prompt_features import NUM_BUCKETS, prompt_features
 from tdpipe.lengths.sentence_encoder import SentenceEncoder
 from tdpipe.lengths.text_model import TextModel
@@ -31,7 +32,7 @@ MIN_RECORDS = 20
 SHAPE_SCALE = 0.3
 TEXT_PENALTIES, TEXT_STRENGTHS = (0.1, 0.3, 1.0, 3.0), (1.0, 3.0, 10.0)
 STATE_PENALTIES = (100.0, 300.0, 1000.0, 3000.0, 10000.0)
-STATE_STRENGTHS = (0.001, 0.003, 0.01, 0.1, 1.0)
+STATE_STRENGTHS = (0.0005, 0.001, 0.002, 0.005, 0.02, 0.1, 1.0)
 ENCODER_STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 CLASS_SAMPLES = 256
 
@@ -46,7 +47,7 @@ def train_text(records: Records) -> TextModel:
     scales = scales / SHAPE_SCALE
     matrix = hstack([sparse, csr_array((features.shape - means) / scales)]).tocsr()
     prompts = [record.token_ids for record in records]
-    weights, bias, scores = fit_ridge(matrix, _targets(records), prompts, TEXT_PENALTIES)
+    weights, bias, scores, _ = fit_ridge(matrix, _targets(records), prompts, TEXT_PENALTIES)
     shape_weights = weights[NUM_BUCKETS:] / scales
     bias -= float(means @ shape_weights)
     # Of the raw features: zero mean and scale 1 for the sparse ones.
@@ -56,20 +57,35 @@ def train_text(records: Records) -> TextModel:
     return TextModel(weights[:NUM_BUCKETS], shape_weights, bias, calibration, classes)
 
 
-def train_head(records: Records, states: npt.NDArray[np.floating]) -> LengthHead:
-    """A model of the served model's states [records, hidden]. Raises ConfigError: too few."""
+def train_head(records: Records, states: PromptStates) -> LengthHead:
+    """A model of the served model's states, at the depth that says most of the lengths.
+
+    Raises:
+        ConfigError: too few records.
+    """
     _check_enough(records)
-    assert len(states) == len(records)
-    values = states.astype(np.float64)
-    means, scales = _moments(values)
-    matrix = (values - means) / scales
+    assert len(states.values) == len(records)
     prompts = [record.token_ids for record in records]
-    weights, bias, scores = fit_ridge(matrix, _targets(records), prompts, STATE_PENALTIES)
-    weights = weights / scales
-    bias -= float(means @ weights)
+    fits: dict[int, RidgeFit] = {}
+    for depth in states.depths:
+        matrix = _standardised(states.at(depth))[0]
+        fits[depth] = fit_ridge(matrix, _targets(records), prompts, STATE_PENALTIES)
+    depth = min(fits, key=lambda one: fits[one].error)
+    matrix, means, scales = _standardised(states.at(depth))
+    weights = fits[depth].weights / scales
+    bias = fits[depth].bias - float(means @ weights)
     classes = _raw(_classes(matrix, records, STATE_STRENGTHS), means, scales)
     limit = max(record.max_tokens for record in records)
-    return LengthHead(weights, bias, _calibrated(scores, records), classes, limit)
+    return LengthHead(
+        weights, bias, _calibrated(fits[depth].scores, records), classes, limit, depth
+    )
+
+
+def _standardised(states: npt.NDArray[np.floating]) -> tuple[Floats, Floats, Floats]:
+    """The states [records, hidden] with mean 0 and deviation 1, and what these were."""
+    values = states.astype(np.float64)
+    means, scales = _moments(values)
+    return (values - means) / scales, means, scales
 
 
 def train_encoder(

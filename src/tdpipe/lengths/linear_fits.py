@@ -4,7 +4,7 @@ scikit-learn is imported here and nowhere else: what it fits is kept as plain ar
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -23,10 +23,19 @@ NEVER = -1e9
 THREADS = 1
 
 
+class RidgeFit(NamedTuple):
+    """Weights [columns] and bias; of rows when left out, scores [rows] and mean square error."""
+
+    weights: Floats
+    bias: float
+    scores: Floats
+    error: float
+
+
 def fit_ridge(
     matrix: Any, targets: Floats, prompts: Sequence[tuple[int, ...]], penalties: Sequence[float]
-) -> tuple[Floats, float, Floats]:
-    """Weights [columns], bias, and the scores [rows] of rows when they were left out.
+) -> RidgeFit:
+    """Regression to `targets` with the penalty that errs least on rows that were left out.
 
     Args:
         matrix: [rows, columns], dense or sparse.
@@ -47,7 +56,8 @@ def fit_ridge(
         if error < best_error:
             best_error, best_penalty, best_scores = error, penalty, scores
     model = _ridge(matrix, targets, best_penalty)
-    return np.asarray(model.coef_, np.float64), float(model.intercept_), best_scores
+    weights, bias = np.asarray(model.coef_, np.float64), float(model.intercept_)
+    return RidgeFit(weights, bias, best_scores, best_error)
 
 
 def fit_classes(

@@ -32,7 +32,7 @@ from tdpipe.lengths.sentence_encoder import SentenceEncoder
 from tdpipe.lengths.text_model import TextModel
 
 # Raised when arrays or features change their meaning: an older file must be trained anew.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NOTE = "tdpipe_lengths"
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -59,7 +59,7 @@ def save_predictor(path: Path, predictor: LearnedPredictor) -> None:
         arrays["hidden.weights"] = head.weights
         arrays |= _score_arrays("hidden", head.bias, head.calibration)
         arrays |= _class_arrays("hidden", head.class_model)
-        note["head_max_tokens"] = head.max_tokens
+        note |= {"head_max_tokens": head.max_tokens, "head_depth": head.depth}
     values = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     temporary = Path(f"{path}.{os.getpid()}.part")
     try:
@@ -163,7 +163,7 @@ def _note(path: Path, told: str) -> tuple[TrainingNote, dict[str, Any]]:
         model = values.pop("model")
         identity = ModelIdentity(model["name"], model["digest"], ModelShape(**model["shape"]))
         rest = {"encoder": values.pop("encoder", None)}
-        rest["head_max_tokens"] = values.pop("head_max_tokens", None)
+        rest |= {name: values.pop(name, None) for name in ("head_max_tokens", "head_depth")}
         values["class_edges"] = tuple(int(edge) for edge in values["class_edges"])
         note = TrainingNote(model=identity, **values)
         if note.kind not in KINDS or len(note.class_edges) != len(CLASS_CUTS):
@@ -225,7 +225,10 @@ def _head(note: TrainingNote, values: dict[str, Any], arrays: Arrays) -> LengthH
     size = note.model.shape.hidden_size
     weights = _array(arrays, "hidden.weights", (size,))
     calibration, classes = _calibration(arrays, "hidden"), _class_model(arrays, "hidden", size)
-    return LengthHead(weights, float(bias), calibration, classes, int(values["head_max_tokens"]))
+    most, depth = int(values["head_max_tokens"]), int(values["head_depth"])
+    if not 1 <= depth <= note.model.shape.num_layers:
+        raise ValueError(depth)
+    return LengthHead(weights, float(bias), calibration, classes, most, depth)
 
 
 def _encoder_model(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tdpipe.core.errors import ConfigError
 from tdpipe.lengths.encoder_model import Decode, EncoderModel
@@ -19,11 +18,12 @@ from tdpipe.lengths.length_head import LengthHead
 from tdpipe.lengths.length_table import LengthRecord, LengthTable
 from tdpipe.lengths.length_training import train_encoder, train_head, train_text
 from tdpipe.lengths.model_identity import ModelIdentity
+from tdpipe.lengths.prompt_depths import PromptStates
 from tdpipe.lengths.sentence_encoder import SentenceEncoder
 from tdpipe.lengths.text_model import TextModel
 
 Records = Sequence[LengthRecord]
-States = Callable[[Sequence[Sequence[int]]], npt.NDArray[np.float32]]
+States = Callable[[Sequence[Sequence[int]]], PromptStates]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class TrainingTools:
     Attributes:
         decode: the served model's tokenizer, token ids to text (encoder).
         encoder: the sentence encoder's folder; None is the default one (encoder).
-        states: prompts' token ids to the model's final states [prompts, hidden] (hidden).
+        states: prompts' token ids to the model's states at the depths to try (hidden).
     """
 
     decode: Decode
@@ -89,7 +89,8 @@ class _Fit:
             decode, embeddings = self._tools.decode, self._embeddings[:count]
             return train_encoder(seen, embeddings, self._encoder, decode), None
         states = self._states
-        return train_text(seen), None if states is None else train_head(seen, states[:count])
+        head = None if states is None else train_head(seen, states.part(slice(count)))
+        return train_text(seen), head
 
     def metrics(
         self, model: TextModel | EncoderModel, head: LengthHead | None, first: int
@@ -101,7 +102,7 @@ class _Fit:
         seen, asked = self._records[:first], self._records[first:]
         prompts, limits = [one.token_ids for one in asked], [one.max_tokens for one in asked]
         if head is not None and self._states is not None:
-            states = self._states[first:]
+            states = self._states.at(head.depth)[first:]
             forecasts, classes = head.forecasts(states, limits), head.classes(states)
         elif isinstance(model, EncoderModel):
             classes = model.class_model.of_rows(self._embeddings[first:])

@@ -33,7 +33,7 @@ def decode(token_ids):
     return str(token_ids[1])
 
 
-TOOLS = TrainingTools(decode, None, made_up.states)
+TOOLS = TrainingTools(decode, None, made_up.depths)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,7 @@ def test_head_learns_and_its_validation_figures_say_so(table, hidden):
     states = made_up.states([one.token_ids for one in test])
     told = figures(hidden.head.forecasts(states), test, hidden, hidden.head.classes(states))
     assert told.class_accuracy > 0.55 and told.group_errors[256][0] < 0.05
+    assert hidden.head.depth == made_up.DEPTH  # where the states say most
     assert hidden.note.metrics["class_accuracy"] == pytest.approx(told.class_accuracy, abs=0.1)
     assert hidden.note.metrics["num_prompts"] == 300 and hidden.note.num_prompts == 900
     means = hidden.head.forecast_means(states[:3])
@@ -176,9 +177,10 @@ def test_another_model(path):
         load_predictor(path, "e" * 32)
 
 
-def test_newer_format(path):
-    with pytest.raises(ConfigError, match="its format is 2"):
-        load_predictor(rewritten(path, lambda note: note.update(version=2)))
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format(path, version):
+    with pytest.raises(ConfigError, match=f"its format is {version}"):
+        load_predictor(rewritten(path, lambda note: note.update(version=version)))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +191,9 @@ def test_newer_format(path):
         {"class_edges": [1]},
         {"version": None},
         {"unknown": 1},
+        {"head_depth": 0},
+        {"head_depth": 5},
+        {"head_depth": None},
     ],
 )
 def test_damaged_notes(path, change):

@@ -6,6 +6,7 @@ two projections of a layer give is summed over the ranks. Knows tensors and a ca
 plans or links between stages.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from tdpipe.execution.models.model_config import ModelConfig
 from tdpipe.execution.models.projection import Projection
 from tdpipe.execution.models.rope import apply_rope, rope_tables
 from tdpipe.execution.models.stage_weights import CheckpointFiles, StageWeights, TensorSource
+from tdpipe.execution.models.state_probe import StateProbe, see_after
 from tdpipe.execution.row_kernels import add_rms_norm, is_compiled, rms_norm, silu_multiply
 from tdpipe.execution.tensor_ranks import TensorRanks
 
@@ -190,7 +192,7 @@ class StageModel(nn.Module):
             self.projection = Projection(config.hidden_size, rows) if is_last else None
         self.embedding: Tensor | None = None  # [rows of the vocabulary, hidden]
         self.weight_bytes = 0
-        self._dtype, self._device = dtype, device
+        self.dtype, self._device = dtype, device
         cos, sin = rope_tables(config, max_model_len or config.max_position_embeddings)
         self._cos = cos.to(device=device, dtype=dtype)
         self._sin = sin.to(device=device, dtype=dtype)
@@ -207,10 +209,10 @@ class StageModel(nn.Module):
         shard = self._ranks.shard
         source: TensorSource
         if load_format == "dummy":
-            source = DummyTensors(self._dtype, self._device)
+            source = DummyTensors(self.dtype, self._device)
         else:
             source = CheckpointFiles(folder)
-        with StageWeights(source, self._dtype, self._device) as weights:
+        with StageWeights(source, self.dtype, self._device) as weights:
             for offset, layer in enumerate(self.layers):
                 assert isinstance(layer, DecoderLayer)
                 weights.fill(layer, self.first_layer + offset, shard)
@@ -252,11 +254,12 @@ class StageModel(nn.Module):
         kv_cache: KVCache,
         attention: AttentionBackend,
         meta: AttentionMetadata,
+        probes: Sequence[StateProbe] = (),
     ) -> Tensor:
         """Hidden states [tokens, hidden] after this stage's layers.
 
         `given` is token ids [tokens] on the first stage, elsewhere hidden states [tokens, hidden],
-        which are overwritten.
+        which are overwritten. Probes of depths that this stage computes are filled.
         """
         x = given
         if self.is_first:
@@ -265,6 +268,8 @@ class StageModel(nn.Module):
         added: Tensor | None = None
         for index, layer in enumerate(self.layers):
             added = layer(x, added, rotation, index, kv_cache, attention, meta)
+            if probes:
+                see_after(probes, self.first_layer + index + 1, x, added)
         return x if added is None else x.add_(added)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
@@ -282,15 +287,9 @@ class StageModel(nn.Module):
 
         None on all but the first of the ranks that share it.
         """
-        assert self.projection is not None
-        logits = self._ranks.gather_vocab(self.projection(self.final_states(hidden)))
+        assert self.projection is not None and self.norm is not None
+        logits = self._ranks.gather_vocab(self.projection(self.norm(hidden)))
         return logits.float() if logits is not None else None
-
-    def final_states(self, hidden: Tensor) -> Tensor:
-        """What the projection reads, [rows, hidden]; last stage only."""
-        assert self.norm is not None
-        states: Tensor = self.norm(hidden)
-        return states
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
