@@ -124,7 +124,7 @@ class Adaptive:
         longest = max(remaining, default=1)
         longest_waiting = self._longest_waiting(state)
         shared = SharedBlocks.of(state)
-        timeline.rebuild(residents, remaining, max(longest, longest_waiting), shared)
+        timeline.rebuild(residents, remaining, max(longest, longest_waiting[0]), shared)
         expected = sum(
             one.forecast_tokens * self.survival.mean_ratio(key, one.mean_max_tokens)
             for key, one in self.order.classes.items()
@@ -141,17 +141,21 @@ class Adaptive:
             num_requests=len(state.waiting) + len(residents),
         )
 
-    def _longest_waiting(self, state: EngineState) -> int:
-        """Tokens that no more than one waiting request of any class is taken to outlive."""
+    def _longest_waiting(self, state: EngineState) -> tuple[int, ...]:
+        """Tokens that no more than one waiting request of any class is taken to outlive.
+
+        Then the same of the last half of each class, of its last quarter, and so on.
+        """
         self.order.drop_aborted(state)
-        lengths = [
-            self.survival.tokens_outlived_by(
-                min(0.5, 1 / len(one.members)), key, one.mean_max_tokens
-            )
-            for key, one in self.order.classes.items()
-            if one.members
-        ]
-        return round(max(lengths, default=0.0))
+        longest = [0]
+        for key, one in self.order.classes.items():
+            for halvings in range(len(one.members).bit_length()):
+                share = min(0.5, 2**halvings / len(one.members))
+                tokens = self.survival.tokens_outlived_by(share, key, one.mean_max_tokens)
+                if halvings == len(longest):
+                    longest.append(0)
+                longest[halvings] = max(longest[halvings], round(tokens))
+        return tuple(longest)
 
     def _all_fit(self, state: EngineState, remaining: list[int]) -> bool:
         """Whether all that waits could be prefilled now and stay resident to its end.
@@ -300,6 +304,6 @@ def _explain(size: BatchSize, outlook: Outlook, state: EngineState) -> str:
     return (
         f"batches of {size.tokens} tokens ({size.limit} limit): {outlook.prompt_tokens} prompt and "
         f"{outlook.output_tokens} output tokens left, longest {outlook.longest_tokens} (waiting: "
-        f"{outlook.longest_waiting_tokens}), {outlook.decodes:.1f} decodes a batch, "
+        f"{outlook.longest_waiting_tokens[0]}), {outlook.decodes:.1f} decodes a batch, "
         f"{outlook.room:.0%} of the cache unplanned, {len(state.waiting)} waiting"
     )

@@ -10,11 +10,14 @@ chain       the steps of the longest request follow each other, one a round. Wit
             still needs then goes on almost alone:
                 run time(n) = R / n x time(n) + rounds alone x P x time(1)
                 rounds alone = max(0, longest - R / (n P))
-            The longest request that waits may be the last to start. For it the run is the batches
-            of n tokens until all prompts are read, then decodes alone, as many to a batch as there
-            are requests, then rounds alone again. The limit is the largest n with the least of the
-            longer of the two: small batches make short rounds, which pays where a batch of the
-            least efficient size is hardly slower per token; large ones let the last start sooner.
+            The longest request that waits may be among the last to start. For it the run is the
+            batches of n tokens until all prompts are read, then decodes alone, as many to a batch
+            as there are requests, then rounds alone again. Of many the longest of all is seldom
+            the very last: of the last half to start, quarter and so on, each is taken with the
+            longest that so many have, starting in the middle of them. The limit is the largest n
+            with the least of the longer of the two chains: small batches make short rounds, which
+            pays where a batch of the least efficient size is hardly slower per token; large ones
+            let the last start sooner.
 fill        while nothing decodes yet, the T tokens of waiting prompts pass P stages in batches of n
             tokens in (T / n + P - 1) x time(n): the n with the least of that
 flow        with a full cache, prompts can come in only as fast as decoding makes room:
@@ -57,7 +60,8 @@ class Outlook:
         prompt_tokens: waiting to be prefilled.
         output_tokens: expected from waiting and resident requests together.
         longest_tokens: expected remaining output of the longest resident request.
-        longest_waiting_tokens: output of the longest waiting one, as far as one of so many goes.
+        longest_waiting_tokens: output of the longest waiting one, as far as one of so many goes;
+            the same of the last half to start, of the last quarter, and so on.
         decodes: mean decodes in a batch.
         room: share of the blocks that the forecast leaves free at its peak.
         is_full: nothing that waits fits the forecast.
@@ -68,7 +72,7 @@ class Outlook:
     prompt_tokens: int
     output_tokens: int
     longest_tokens: int
-    longest_waiting_tokens: int
+    longest_waiting_tokens: tuple[int, ...]
     decodes: float
     room: float
     is_full: bool
@@ -162,7 +166,10 @@ class BatchSizing:
         left = max(0.0, outlook.output_tokens - prompt_batches * outlook.decodes)
         decode_batches = left / decodes
         decode_s = decode_batches * batch_time_s(self.cost, int(decodes))
-        last_alone_s = self._alone_s(outlook.longest_waiting_tokens, decode_batches)
+        last_alone_s = max(
+            self._alone_s(tokens, decode_batches + prompt_batches / 2 ** (halvings + 1))
+            for halvings, tokens in enumerate(outlook.longest_waiting_tokens)
+        )
         return max(batches * time_s + alone_s, prompt_batches * time_s + decode_s + last_alone_s)
 
     def _alone_s(self, tokens: int, batches: float) -> float:

@@ -109,7 +109,7 @@ def test_saturation_points_are_where_the_roofline_bends():
 def outlook(**changes):
     settings = {
         "prompt_tokens": 10**6, "output_tokens": 10**6, "longest_tokens": 100,
-        "longest_waiting_tokens": 100, "decodes": 50.0, "room": 1.0, "is_full": False,
+        "longest_waiting_tokens": (100,), "decodes": 50.0, "room": 1.0, "is_full": False,
         "all_fit": False, "num_requests": 10**4,
     }  # fmt: skip
     return Outlook(**{**settings, **changes})
@@ -123,11 +123,15 @@ def test_each_limit_of_the_batch_size():
     size = sizing.size(outlook(longest_tokens=2500))
     assert size.limit == "chain" and 180 <= size.tokens <= 205
     # A waiting request has fewer rounds: with 200 tokens, 150 of them prefill, those that follow
-    # 10**6 / 150 of 10,000 batches, 833 for its 1250 tokens.
-    later = sizing.size(outlook(longest_waiting_tokens=1250))
+    # 10**6 / 150 of 10,000 batches, 833 rounds, and as many from the middle of the prompts on.
+    later = sizing.size(outlook(longest_waiting_tokens=(1600,)))
     assert later.limit == "chain" and sizing.free <= later.tokens <= size.tokens
+    # The last half to start has half of those rounds of prompts.
+    assert sizing.size(outlook(longest_waiting_tokens=(1600, 1100))) == later
+    last = sizing.size(outlook(longest_waiting_tokens=(1600, 1500)))
+    assert last.tokens < later.tokens
     # As soon as there is nothing to gain, all that waits is prefilled at full speed.
-    hopeless = outlook(longest_waiting_tokens=10**5, output_tokens=10**4)
+    hopeless = outlook(longest_waiting_tokens=(10**5,), output_tokens=10**4)
     assert sizing.size(hopeless).tokens > 0.9 * sizing.ample
     # A full cache: 90 decodes a batch make room for as many prompt tokens.
     assert sizing.size(outlook(decodes=90.0, room=0.05)) == (180, "flow")
