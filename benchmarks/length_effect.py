@@ -8,7 +8,8 @@ are those of the model's own outputs.
 
 simulated  the paper's nodes of 4 devices, requests drawn from the test part; td-pipe (with the
            point forecast as in the paper, and with the forecast's distribution) and adaptive.
-           Deterministic.
+           Deterministic: with --anew hidden,adaptive only the cells with one of these predictors
+           or schedulers are simulated, the others stand as they are on file.
 real       the first requests of the test part on 2 stages of this machine, with a KV cache that
            holds a share of them, predictors in turn, round after round
 cost       seconds that forecasting takes on the demo's chats, against a run of them
@@ -31,7 +32,7 @@ from typing import Any
 
 from length_tellings import MODEL, AsTold, Told, load_predictors, tellings
 from paper import NODES
-from result_record import ROOT, write_result
+from result_record import RESULTS, ROOT, write_result
 from tdpipe import LLM, SamplingParams
 from tdpipe.control.arrivals import TimedRequest
 from tdpipe.control.control_plane import NewRequest
@@ -112,12 +113,23 @@ def simulated_request(request_id: int, record: LengthRecord) -> NewRequest:
 
 
 def simulated_part(
-    told: Sequence[Told], records: Sequence[LengthRecord], requests: int, processes: int
+    told: Sequence[Told],
+    records: Sequence[LengthRecord],
+    requests: int,
+    processes: int,
+    on_file: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """All cells, with the throughput relative to the oracle's."""
-    cells = list(itertools.product(NODES, SCHEDULERS, told))
+    """All cells, relative to the oracle; rows on file are taken as they are."""
+    kept = {(r["device"], r["model"], r["scheduler"], r["predictor"]): r for r in on_file}
+    cells = {
+        (*node, scheduler, one.name): (node, scheduler, one)
+        for node, scheduler, one in itertools.product(NODES, SCHEDULERS, told)
+    }
+    new = [key for key in cells if key not in kept]
     with ProcessPoolExecutor(processes) as pool:
-        rows = list(pool.map(partial(simulated, records=records, requests=requests), cells))
+        run = partial(simulated, records=records, requests=requests)
+        kept |= zip(new, pool.map(run, [cells[key] for key in new]), strict=True)
+    rows = [kept[key] for key in cells]
     oracle = {
         (row["device"], row["model"], row["scheduler"]): row["tokens_per_s"]
         for row in rows
@@ -133,6 +145,20 @@ def simulated_part(
             flush=True,
         )
     return rows
+
+
+def rows_on_file(
+    folder: Path | None, settings: dict[str, Any], anew: Sequence[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the result file with none of these predictors and schedulers, and their commit.
+
+    They must be of the same table and the same requests.
+    """
+    record = json.loads(((folder or RESULTS) / "length_effect.json").read_text())
+    for name in ("table", "requests"):
+        assert record["settings"][name] == settings[name], (name, record["settings"][name])
+    kept = [row for row in record["runs"] if not {row["scheduler"], row["predictor"]} & {*anew}]
+    return kept, record["commit"]
 
 
 def to_oracle(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -320,6 +346,7 @@ def main() -> None:
     parser.add_argument("--predictors", type=Path, nargs="*", default=[])
     parser.add_argument("--parts", default="simulated,real,cost")
     parser.add_argument("--requests", type=int, default=5000, help="simulated")
+    parser.add_argument("--anew", default="", help="simulate these predictors and schedulers only")
     parser.add_argument("--real-requests", type=int, default=40)
     parser.add_argument("--real-schedulers", default="td-pipe,adaptive")
     parser.add_argument("--real-predictors", default=",".join(REAL_PREDICTORS))
@@ -347,8 +374,15 @@ def main() -> None:
         predictors = list(load_predictors(list(files.values())).values())
         cache = options.folder if options.smoke else options.table.parent
         told = list(tellings(table, predictors, cache))
-        rows = simulated_part(told, table.part("test"), options.requests, options.processes)
-        figures = {"to_oracle": to_oracle(rows), "runs": rows}
+        kept: list[dict[str, Any]] = []
+        figures: dict[str, Any] = {}
+        if options.anew:
+            anew = options.anew.split(",")
+            kept, commit = rows_on_file(options.folder, settings, anew)
+            figures["kept"] = {"commit": commit, "but": anew}
+        test = table.part("test")
+        rows = simulated_part(told, test, options.requests, options.processes, kept)
+        figures |= {"to_oracle": to_oracle(rows), "runs": rows}
         write_result("length_effect", settings, figures, options.folder)
     if "real" in parts:
         settings |= {"rounds": options.rounds, "kv_share": options.kv_share}

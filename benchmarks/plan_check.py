@@ -204,15 +204,16 @@ def makespan_s_of(one: Candidate) -> float:
     return one.scenario.run(one.scheduler).makespan_s
 
 
-def rows_on_file(folder: Path, anew: Sequence[str]) -> dict[str, Rows]:
-    """By a cell's name, the candidates on file whose schedulers are not to be simulated anew."""
-    cells_on_file = json.loads((folder / "plan_check.json").read_text())["cells"]
-    return {
+def rows_on_file(folder: Path, anew: Sequence[str]) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """Candidates with other schedulers than these, by their cell's name; and their commit."""
+    record = json.loads((folder / "plan_check.json").read_text())
+    kept = {
         "/".join(row[name] for name in ("device", "model", "workload")): [
             one for one in row["simulated"] if one["scheduler"] not in anew
         ]
-        for row in cells_on_file
+        for row in record["cells"]
     }
+    return kept, record["commit"]
 
 
 def show(row: dict[str, Any]) -> None:
@@ -241,8 +242,11 @@ def main() -> None:
     options = parser.parse_args()
     scale = 0.01 if options.smoke else 1.0
     on_file: dict[str, Rows] = {}
+    kept: dict[str, Any] = {}
     if options.anew:
-        on_file = rows_on_file(options.folder or RESULTS, options.anew.split(","))
+        anew = options.anew.split(",")
+        on_file, commit = rows_on_file(options.folder or RESULTS, anew)
+        kept = {"kept": {"commit": commit, "but": anew}}
     rows = []
     for cell in cells(options.cells.split(","), scale):
         row = check(cell, options.full, options.processes, on_file.get(cell_name(cell), []))
@@ -252,10 +256,11 @@ def main() -> None:
         "largest_ratio": max(row["ratio"] for row in rows),
         "longest_plan_s": max(row["plan_s"] for row in rows),
         "cells": rows,
+        **kept,
     }
     settings = {
         "scale": scale, "cells": options.cells, "full": options.full,
-        "processes": options.processes, "schedulers": SCHEDULERS, "anew": options.anew,
+        "processes": options.processes, "schedulers": SCHEDULERS,
         "last_stage_layers": LAST_STAGE_LAYERS,
     }  # fmt: skip
     path = write_result("plan_check", settings, figures, options.folder)

@@ -44,6 +44,15 @@ def test_length_accuracy(tmp_path):
     assert "| text |" in make_tables.TABLES["length_accuracy"](result)
 
 
+def test_length_effect_keeps_rows_on_file(tmp_path):
+    smoke = ("--smoke", "--parts", "simulated", "--folder", str(tmp_path))
+    run("length_effect.py", *smoke)
+    runs = json.loads((tmp_path / "length_effect.json").read_text())["runs"]
+    run("length_effect.py", *smoke, "--anew", "adaptive,oracle")
+    record = json.loads((tmp_path / "length_effect.json").read_text())
+    assert record["runs"] == runs and record["kept"]["but"] == ["adaptive", "oracle"]
+
+
 def test_output_lengths(tmp_path):
     """Kept and restored, they are a batch output that `tdpipe lengths collect` would read."""
     answers = []
