@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,9 @@ def tellings(
 
 def states_of(table: LengthTable, depth: int, cache: Path) -> npt.NDArray[np.float32]:
     """The model's states [prompts, hidden] of the test part."""
-    path = cache / f"states-{depth}-{table.fingerprint()[:16]}.npy"
+    prompts = [one.token_ids for one in table.part("test")]
+    path = cache / f"states-{depth}-{sha256(repr(prompts).encode()).hexdigest()[:16]}.npy"
     if not path.exists():
-        prompts = [one.token_ids for one in table.part("test")]
         np.save(path, prompt_states(resolve_model(MODEL).folder, prompts, [depth])[:, 0])
     states: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
     return states
