@@ -350,7 +350,6 @@ def main() -> None:
     parser.add_argument("--real-requests", type=int, default=40)
     parser.add_argument("--real-schedulers", default="td-pipe,adaptive")
     parser.add_argument("--real-predictors", default=",".join(REAL_PREDICTORS))
-    parser.add_argument("--real-name", default="length_effect_real", help="of the result file")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kv-share", type=float, default=0.8, help="of the real runs' tokens")
     parser.add_argument("--processes", type=int, default=2)
@@ -387,7 +386,7 @@ def main() -> None:
     if "real" in parts:
         settings |= {"rounds": options.rounds, "kv_share": options.kv_share}
         found = real_part(table, files, options)
-        write_result(options.real_name, settings, found, options.folder)
+        write_result("length_effect_real", settings, found, options.folder)
     if "cost" in parts:
         most = (3, 20) if options.smoke else (1000, 2048)
         found = cost_part(files, options.rounds, *most)

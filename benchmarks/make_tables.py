@@ -307,7 +307,6 @@ TABLES = {
     "length_accuracy_warm": length_tables.length_accuracy,
     "length_effect": length_tables.length_effect,
     "length_effect_real": length_tables.length_effect_real,
-    "length_effect_real_adaptive": length_tables.length_effect_real,
     "length_cost": length_tables.length_cost,
     "batch_memory": batch_tables.batch_memory,
     "faults": batch_tables.faults,
