@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from synthetic_lengths import IDENTITY, states, table
+from synthetic_lengths import IDENTITY, depths, table
 from tdpipe.config.engine_config import EngineConfig
 from tdpipe.core.errors import ConfigError
 from tdpipe.frontend import predictor_setup
@@ -13,7 +13,7 @@ from tdpipe.frontend.predictor_setup import resolve_predictor, trained_file
 from tdpipe.lengths.predictor_file import save_predictor
 from tdpipe.lengths.training_run import TrainingTools, train_predictor
 
-TOOLS = TrainingTools(decode=str, encoder=None, states=states)
+TOOLS = TrainingTools(decode=str, encoder=None, states=depths)
 
 
 @pytest.fixture(scope="module")
