@@ -3,8 +3,6 @@
 import json
 import random
 
-import pytest
-
 import make_tables
 import simulated_vs_real
 from benchmark_runs import run
@@ -36,16 +34,6 @@ def test_breakdown(tmp_path):
         assert min(decode["matrix products"], decode["attention"], decode["norms"]) > 0
     assert result["stages"][1]["decode"]["sampling"] > 0
     assert "| 1 | decode |" in make_tables.TABLES["breakdown"](result)
-
-
-@pytest.mark.parametrize("kind", [[], ["--quantization", "int8"]])
-def test_limit(tmp_path, kind):
-    run("limit.py", "--smoke", *kind, "--folder", str(tmp_path))
-    [path] = tmp_path.iterdir()
-    result = json.loads(path.read_text())
-    assert result["floor_s"] == pytest.approx(sum(result["core_s"].values()) / 2)
-    made = make_tables.TABLES[path.stem](result)
-    assert "| matrix products |" in made and "tdpipe adaptive" in made
 
 
 def test_stage_memory(tmp_path):
@@ -130,5 +118,9 @@ def test_length_effect(tmp_path):
         assert found["oracle"]["mean"] == 1.0 and 0.5 < found["text"]["least"] < 1.5
     assert set(real["to_oracle"]["td-pipe"]) == {"oracle", "constant"}
     assert 0 < cost["text"]["share"] < 0.05
+    kept = ("--parts", "simulated", "--anew", "adaptive,oracle", "--folder", str(tmp_path))
+    run("length_effect.py", "--smoke", *kept)
+    again = json.loads((tmp_path / "length_effect.json").read_text())
+    assert again["runs"] == effect["runs"] and again["kept"]["but"] == ["adaptive", "oracle"]
     for name, result in zip(names, (effect, real, cost), strict=True):
         assert "| oracle |" in make_tables.TABLES[name](result) or name == "length_cost"

@@ -1,0 +1,18 @@
+"""A smoke run of the floor, which starts no stages."""
+
+import json
+
+import pytest
+
+import make_tables
+from benchmark_runs import run
+
+
+@pytest.mark.parametrize("kind", [[], ["--quantization", "int8"]])
+def test_limit(tmp_path, kind):
+    run("limit.py", "--smoke", *kind, "--folder", str(tmp_path))
+    [path] = tmp_path.iterdir()
+    result = json.loads(path.read_text())
+    assert result["floor_s"] == pytest.approx(sum(result["core_s"].values()) / 2)
+    made = make_tables.TABLES[path.stem](result)
+    assert "| matrix products |" in made and "tdpipe adaptive" in made
