@@ -42,11 +42,19 @@ def limit(result: dict) -> str:
     )
     return "\n".join(lines) + (
         f"\n\nOver {stages} stages at least {result['floor_s']:.1f} s, "
-        f"{result['floor_output_tokens_per_s']:.0f} output tokens/s; memory is read at "
-        f"{result['read_bytes_per_s'] / 1e9:.0f} GB/s. Share of the floor reached by the runs of "
-        f"peers.json: {shares or 'none recorded'} "
+        f"{result['floor_output_tokens_per_s']:.0f} output tokens/s; each core multiplies "
+        f"{_fastest(result['rates']):.0f} x 10^9 a second and reads memory at "
+        f"{result['read_bytes_per_s'] / 1e9:.0f} GB/s while the others do the same (alone "
+        f"{_fastest(result['rates_alone']):.0f} and {result['read_bytes_per_s_alone'] / 1e9:.0f}); "
+        f"{cores_text(result['machine'])}. Share of the floor reached by the runs of peers.json: "
+        f"{shares or 'none recorded'} "
         f"([{name}.json](../benchmarks/results/{name}.json))\n"
     )
+
+
+def _fastest(rates: dict[str, dict[str, float]]) -> float:
+    """Operations a second, in 10^9, of the shape and number of rows that are multiplied fastest."""
+    return max(rate for of_shape in rates.values() for rate in of_shape.values()) / 1e9
 
 
 def slow_link(result: dict) -> str:

@@ -9,43 +9,27 @@ matrix products   operations of every projection, at the best rate measured for 
 keys and values   bytes that decoding reads from the cache, at the measured rate of reading memory
 prefill pairs     operations of attention inside the prompts, at the best rate of any shape
 
+Rates are those of a core while the other stages' cores do the same; those of a core alone are
+measured beside them and written, not used.
+
 Norms, rotations, activations, sampling, the weights of small batches and bubbles are free in it.
 Writes benchmarks/results/limit.json (limit_int8.json) and prints a table.
 """
 
 import argparse
-import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one core is one stage
-
-import torch
-from torch import nn
-
+from core_rates import Rates, Work, core_rates
 from execution_tables import recorded_runs
 from result_record import write_result
 from tdpipe.execution.models.model_source import load_config, resolve_model
-from tdpipe.execution.models.projection import Projection
 from workload_lognormal import WorkItem, make_workload
 
 MODEL = "smollm2-135m-instruct"
 ROWS = (16, 32, 64, 96, 128, 256, 512, 1024)
 READ_BYTES = 1 << 29
 SECONDS_EACH = 0.4
-
-
-def best_s(function: Callable[[], object], seconds: float) -> float:
-    """The least time of a call, repeated for about that long."""
-    function()
-    times, started_s = [], time.perf_counter()
-    while time.perf_counter() < started_s + seconds:
-        before_s = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - before_s)
-    return min(times)
 
 
 def shapes_of(folder: Path) -> dict[str, tuple[int, int]]:
@@ -62,34 +46,7 @@ def shapes_of(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def product_rates(
-    shapes: dict[str, tuple[int, int]], int8: bool, rows: tuple[int, ...], seconds: float
-) -> dict[str, dict[int, float]]:
-    """Operations a second of each shape and number of rows, on one core."""
-    rates: dict[str, dict[int, float]] = {}
-    for name, (inputs, outputs) in shapes.items():
-        projection = Projection(inputs, outputs)
-        projection.weight = nn.Parameter(torch.randn(outputs, inputs) / inputs, False)
-        if int8:
-            projection.quantize()
-        else:
-            projection.pack()
-        for count in rows:
-            x = torch.randn(count, inputs)
-            took_s = best_s(lambda x=x, projection=projection: projection(x), seconds)
-            rates.setdefault(name, {})[count] = 2.0 * count * inputs * outputs / took_s
-    return rates
-
-
-def read_rate(num_bytes: int, seconds: float) -> float:
-    """Bytes a second that one core reads from memory."""
-    values = torch.ones(num_bytes // 4)
-    return num_bytes / best_s(lambda: values.sum(), seconds)
-
-
-def floor(
-    workload: list[WorkItem], folder: Path, rates: dict[str, dict[int, float]], bytes_s: float
-) -> dict[str, float]:
+def floor(workload: list[WorkItem], folder: Path, rates: Rates) -> dict[str, float]:
     """Seconds of one core for each part of the workload."""
     config = load_config(folder)
     num_tokens = sum(len(item.prompt) + item.output_tokens - 1 for item in workload)
@@ -105,13 +62,13 @@ def floor(
     for name, (inputs, outputs) in shapes_of(folder).items():
         in_layers = num_tokens * config.num_layers
         count = sampled if name == "vocabulary" else in_layers
-        products_s += 2.0 * count * inputs * outputs / max(rates[name].values())
+        products_s += 2.0 * count * inputs * outputs / max(rates.products[name].values())
     cached_bytes = 2 * config.num_kv_heads * config.head_dim * 4 * config.num_layers
-    fastest = max(max(of_shape.values()) for of_shape in rates.values())
+    fastest = max(max(of_shape.values()) for of_shape in rates.products.values())
     pair_operations = 4.0 * config.num_heads * config.head_dim * config.num_layers
     return {
         "matrix products": products_s,
-        "keys and values": cached * cached_bytes / bytes_s,
+        "keys and values": cached * cached_bytes / rates.read_bytes_per_s,
         "prefill pairs": pairs * pair_operations / fastest,
     }
 
@@ -125,22 +82,22 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few rows, short measurements")
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     seconds = 0.01 if options.smoke else SECONDS_EACH
     int8 = options.quantization == "int8"
     folder = resolve_model(MODEL).folder
     workload = make_workload(options.requests, seed=0)
-    with torch.inference_mode():
-        rows = ROWS[:2] if options.smoke else ROWS
-        rates = product_rates(shapes_of(folder), int8, rows, seconds)
-        bytes_s = read_rate(READ_BYTES >> (6 if options.smoke else 0), seconds)
-    parts = floor(workload, folder, rates, bytes_s)
+    rows = ROWS[:2] if options.smoke else ROWS
+    read_bytes = READ_BYTES >> (6 if options.smoke else 0)
+    work = Work(shapes_of(folder), rows, int8, read_bytes, seconds)
+    alone, together = core_rates(work, 1), core_rates(work, options.stages)
+    parts = floor(workload, folder, together)
     seconds_at_least = sum(parts.values()) / options.stages
     output_tokens = sum(item.output_tokens for item in workload)
     figures: dict[str, Any] = {
-        "rates": rates,
-        "read_bytes_per_s": bytes_s,
+        "rates": together.products,
+        "read_bytes_per_s": together.read_bytes_per_s,
+        "rates_alone": alone.products,
+        "read_bytes_per_s_alone": alone.read_bytes_per_s,
         "core_s": parts,
         "floor_s": seconds_at_least,
         "floor_products_s": parts["matrix products"] / options.stages,
@@ -156,10 +113,11 @@ def main() -> None:
 
 def show(figures: dict[str, Any], runs: dict[str, float]) -> None:
     """Rates, floor, and its share of the seconds that runs took."""
-    for name, of_shape in figures["rates"].items():
-        cells = ", ".join(f"{count}: {rate / 1e9:.0f}" for count, rate in of_shape.items())
-        print(f"{name:12} 10^9 operations/s by rows: {cells}")
-    print(f"memory is read at {figures['read_bytes_per_s'] / 1e9:.1f} GB/s")
+    for which, of_which in (("", "of each core"), ("_alone", "of a core alone")):
+        for name, of_shape in figures[f"rates{which}"].items():
+            cells = ", ".join(f"{count}: {rate / 1e9:.0f}" for count, rate in of_shape.items())
+            print(f"{name:12} 10^9 operations/s {of_which} by rows: {cells}")
+        print(f"memory is read at {figures[f'read_bytes_per_s{which}'] / 1e9:.1f} GB/s {of_which}")
     for name, core_s in figures["core_s"].items():
         print(f"{name:16} {core_s:7.1f} s of one core")
     print(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -43,6 +44,11 @@ def test_order_and_finish_reasons(llm):
     assert [len(output.outputs[0].token_ids) for output in outputs] == [12, 3, 7]
     assert all(output.outputs[0].finish_reason == "length" for output in outputs)
     assert "Paris" in text_of(outputs[2])
+
+
+def test_stages_ask_for_huge_pages(llm):
+    environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in llm.pids]
+    assert all(b"glibc.malloc.hugetlb=1" in one for one in environments)
 
 
 def test_chat_ends_by_itself(llm):

@@ -1,5 +1,6 @@
 """Starts the stage processes of this machine and ends them, whatever happens in between."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -7,9 +8,11 @@ import psutil
 from tdpipe.core.errors import FaultKind, StageFailed
 from tdpipe.execution.child_process import Child, cut_life_line, start_child, wait_all
 from tdpipe.execution.failure_cause import cause_of_end
+from tdpipe.execution.huge_pages import with_huge_pages
 from tdpipe.execution.stage_watch import Vitals
 from tdpipe.execution.wire import StageSpec, encode
 
+WORKER = "tdpipe.execution.stage_worker"
 # Between one way of ending the stages and the next, harder one.
 GRACE_S = 2.0
 # What the system needs to take a killed process apart, at most.
@@ -28,9 +31,8 @@ class StageProcesses:
         self._specs = specs
         try:
             for spec in specs:
-                self._processes.append(
-                    start_child("tdpipe.execution.stage_worker", folder, encode(spec))
-                )
+                environment = with_huge_pages(os.environ) if spec.device == "cpu" else {}
+                self._processes.append(start_child(WORKER, folder, encode(spec), environment))
         except BaseException:
             self.end()
             raise
