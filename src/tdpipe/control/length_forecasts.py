@@ -64,8 +64,13 @@ class LengthForecasts:
         if request.request_id in self._given:
             return
         self.expected_tokens -= _expected(request)
+        before = request.predicted_tokens
         request.predicted_tokens = max(1, min(num_tokens, request.max_tokens))
-        request.length_quantiles = ()
+        # It says a mean only; how far lengths lie from their forecasts is as it was before.
+        request.length_quantiles = tuple(
+            min(request.max_tokens, max(1, length * request.predicted_tokens // before))
+            for length in request.length_quantiles
+        )
         self.expected_tokens += _expected(request)
 
     def ended(self, request: Request) -> None:
@@ -98,8 +103,8 @@ class LengthForecasts:
             self._revise(request, forecast.mean_tokens)
             request.length_quantiles = forecast.quantiles
         for request in running:
-            if not request.predicted_remaining:
-                generated = len(request.output_token_ids)
+            generated = len(request.output_token_ids)
+            if generated >= _expected(request):
                 self._revise(request, self._learner.outlived(generated, request.max_tokens))
 
     def _revise(self, request: Request, num_tokens: int) -> None:

@@ -75,9 +75,17 @@ class Request:
 
     @property
     def predicted_remaining(self) -> int:
-        """Output tokens still expected (paper 3.2: max(0, predicted - generated))."""
+        """Output tokens still expected (paper 3.2: max(0, predicted - generated)).
+
+        Beyond what was predicted: the mean of the forecast's quantiles that are not outlived yet,
+        where it has any. The paper's predictor names a point only.
+        """
+        generated = len(self.output_token_ids)
         expected = self.revised_tokens or self.predicted_tokens
-        return max(0, expected - len(self.output_token_ids))
+        if expected <= generated:
+            longer = [length for length in self.length_quantiles if length > generated]
+            expected = round(sum(longer) / len(longer)) if longer else generated
+        return expected - generated
 
     @property
     def unrevised_remaining(self) -> int:

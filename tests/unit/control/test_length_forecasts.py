@@ -37,13 +37,27 @@ def test_given_forecasts_come_first():
     assert [one.predicted_tokens for one in requests] == [30, 70, 100]
     assert requests[1].length_quantiles == (60, 80)
     forecasts.update(requests[1], 55)
-    assert requests[1].predicted_tokens == 55 and requests[1].length_quantiles == ()
+    # The quantiles lie around the new mean as they did around the old one.
+    assert requests[1].predicted_tokens == 55 and requests[1].length_quantiles == (47, 62)
     certain = make_request(9, 4, 100)
     forecasts.expect([certain], [LengthForecast.certain(60)])
     forecasts.update(certain, 5)  # who knows the length is not told it
     assert certain.predicted_tokens == 60
     forecasts.update(requests[1], 5000)
-    assert requests[1].predicted_tokens == 100
+    assert requests[1].predicted_tokens == 100 and requests[1].length_quantiles == (85, 100)
+
+
+def test_what_is_left_beyond_the_forecast():
+    forecasts = LengthForecasts(ConstantPredictor(30))
+    requests = [make_request(i, 4, 500) for i in range(2)]
+    forecasts.expect(requests, [LengthForecast(40, 90, (10, 35, 60, 90)), None])
+    left = []
+    for generated in (0, 39, 40, 59, 60, 89, 90, 91):
+        for one in requests:
+            one.output_token_ids[:] = [5] * generated
+        left.append(requests[0].predicted_remaining)
+    assert left == [40, 1, 35, 16, 30, 1, 0, 0]
+    assert requests[1].predicted_remaining == 0  # of a point nothing is left
 
 
 def test_a_learner_is_taught_and_asked_again():
