@@ -34,7 +34,7 @@ def limit(result: dict) -> str:
     name, stages = result["name"], result["settings"]["stages"]
     lines = ["| part of the floor | s of one core |", "|---|---|"]
     lines += [f"| {part} | {core_s:.1f} |" for part, core_s in result["core_s"].items()]
-    runs = recorded_runs(result["settings"]["requests"], name == "limit_int8")
+    runs = recorded_runs(result["settings"]["requests"], name == "limit_int8", result["machine"])
     shares = "; ".join(
         f"{run} {result['floor_s'] / seconds:.0%} ({result['floor_products_s'] / seconds:.0%} in "
         "matrix products alone)"
@@ -46,8 +46,8 @@ def limit(result: dict) -> str:
         f"{_fastest(result['rates']):.0f} x 10^9 a second and reads memory at "
         f"{result['read_bytes_per_s'] / 1e9:.0f} GB/s while the others do the same (alone "
         f"{_fastest(result['rates_alone']):.0f} and {result['read_bytes_per_s_alone'] / 1e9:.0f}); "
-        f"{cores_text(result['machine'])}. Share of the floor reached by the runs of peers.json: "
-        f"{shares or 'none recorded'} "
+        f"{cores_text(result['machine'])}. Share of the floor that runs on such a machine "
+        f"reached: {shares or 'none recorded'} "
         f"([{name}.json](../benchmarks/results/{name}.json))\n"
     )
 
@@ -68,19 +68,22 @@ def slow_link(result: dict) -> str:
     )
 
 
-def recorded_runs(requests: int, int8: bool) -> dict[str, float]:
-    """Median seconds of each contender of results/peers.json, if it ran this workload."""
-    path = RESULTS / "peers.json"
-    if not path.exists():
-        return {}
-    record = json.loads(path.read_text())
-    if record["settings"]["requests"] != requests or record["settings"]["scale"] != 1.0:
-        return {}
-    return {
-        name: median(round_["seconds"] for round_ in entry["rounds"])
-        for name, entry in record["runs"].items()
-        if name.endswith("-int8") == int8
-    }
+def recorded_runs(requests: int, int8: bool, machine: dict) -> dict[str, float]:
+    """Median seconds of each contender of results/peers*.json on this workload and such a machine.
+
+    Older records do not tell the machine's vectors, and then match those that do not either.
+    """
+    for path in sorted(RESULTS.glob("peers*.json")):
+        record = json.loads(path.read_text())
+        settings, found = record["settings"], record["machine"]
+        is_same = (settings["requests"], settings["scale"]) == (requests, 1.0)
+        if is_same and "vllm" in record["runs"] and found.get("vectors") == machine.get("vectors"):
+            return {
+                name: median(round_["seconds"] for round_ in entry["rounds"])
+                for name, entry in record["runs"].items()
+                if name.endswith("-int8") == int8
+            }
+    return {}
 
 
 def stage_memory(result: dict) -> str:

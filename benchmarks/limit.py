@@ -22,7 +22,7 @@ from typing import Any
 
 from core_rates import Rates, Work, core_rates
 from execution_tables import recorded_runs
-from result_record import write_result
+from result_record import machine, write_result
 from tdpipe.execution.models.model_source import load_config, resolve_model
 from workload_lognormal import WorkItem, make_workload
 
@@ -108,7 +108,7 @@ def main() -> None:
         "quantization": options.quantization, "smoke": options.smoke,
     }  # fmt: skip
     write_result("limit_int8" if int8 else "limit", settings, figures, options.folder)
-    show(figures, recorded_runs(options.requests, int8))
+    show(figures, recorded_runs(options.requests, int8, machine()))
 
 
 def show(figures: dict[str, Any], runs: dict[str, float]) -> None:

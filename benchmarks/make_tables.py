@@ -285,6 +285,7 @@ def _rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 TABLES = {
     "peers": peers,
+    "peers_avx2": peers,
     "peers_static": peers,
     "stage_busy": stage_busy,
     "paper_nodes": paper_nodes,

@@ -37,6 +37,7 @@ VLLM_STAGES_ENVIRONMENT = {
     **VLLM_ENVIRONMENT,
     "VLLM_CPU_OMP_THREADS_BIND": "0|1",
     "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # of half the layers: as many tokens as above
 }
 
 
