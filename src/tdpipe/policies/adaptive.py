@@ -69,14 +69,15 @@ class Adaptive:
         if decode_batches_in_flight(state) >= state.limits.num_stages:
             return None
         self._refresh(state)
-        lane = self._next_lane(state)
+        lane, context = self._next_lane(state)
         decodes, victims = hold_back(state, lane)
+        if decodes is not lane:
+            context = sum([request.num_scheduled for request in decodes])
         # Blocks just taken from a request must not go to a newer one.
         chunks = () if victims else self._chunks(state, decodes)
         if not decodes and not chunks:
             return None
         self._batches_since_forecast += 1
-        context = sum([request.num_scheduled for request in decodes])
         self._sent.append((len(decodes), context))
         reason, self._reason = self._reason, ""
         ids = tuple([request.request_id for request in decodes])
@@ -180,8 +181,11 @@ class Adaptive:
 
     # ---- decode
 
-    def _next_lane(self, state: EngineState) -> list[Request]:
-        """The oldest requests at hand, as many as take one P-th of all decodes' time."""
+    def _next_lane(self, state: EngineState) -> tuple[list[Request], int]:
+        """The oldest requests at hand, as many as take one P-th of all decodes' time.
+
+        And the tokens of context that they read together.
+        """
         while len(self._sent) > len(state.in_flight):
             self._sent.popleft()  # batches come back in the order they were sent
         at_hand = sorted(state.ready.values(), key=attrgetter("admission"))
@@ -207,7 +211,7 @@ class Adaptive:
                 low = middle
             else:
                 high = middle - 1
-        return at_hand[:low]
+        return at_hand[:low], contexts[low]
 
     # ---- prefill
 
@@ -218,6 +222,8 @@ class Adaptive:
         most = min(self.size.tokens, state.limits.max_num_batched_tokens)
         budget = max(most - len(lane), 0 if lane else 1)
         places = state.limits.max_num_seqs - len(lane)
+        if budget <= 0 or places <= 0:
+            return ()
         free = state.pool.num_free - num_blocks_started(lane, state)
         new_places, num_resident = free_places(state), len(state.resident)
         draft = PrefillDraft(state, free)

@@ -200,7 +200,7 @@ def test_a_lane_takes_its_share_of_time_not_of_requests():
     long = [add_resident(state, make_request(i, 2000)) for i in range(2)]
     for index in range(2, 22):
         add_resident(state, make_request(index, 20))
-    lane = Adaptive(make_cost(2))._next_lane(state)
+    lane, _ = Adaptive(make_cost(2))._next_lane(state)
     assert lane[0] is long[0] and len(lane) < 11
 
 
