@@ -152,7 +152,7 @@ def _exponential(typing, values, at):
     def generate(context, builder, signature, arguments):
         emit = VectorCode(context, builder, signature, arguments)
         place = emit.address(0)
-        emit.store(emit.exponential(emit.load(place, 0, 8)), place, 0, 8)
+        emit.store(emit.exponential(emit.load(place, 0, 8)), place, 0)
         return context.get_dummy_value()
 
     return types.void(values, at), generate

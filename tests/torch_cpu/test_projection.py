@@ -1,8 +1,10 @@
 """Projections: plain, reordered and in int8."""
 
+import pytest
 import torch
 
-from tdpipe.execution.models.projection import Projection, weight_levels
+from tdpipe.execution.models.packed_weights import weight_levels
+from tdpipe.execution.models.projection import Projection
 
 
 def make_projection(bias):
@@ -13,17 +15,27 @@ def make_projection(bias):
     return projection
 
 
+@pytest.fixture(params=[1, 2])
+def cores(request):
+    """One core has a kernel of its own, several share a library's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @torch.inference_mode()
-def test_packing_changes_nothing():
+def test_packing_changes_nothing(cores):
     for bias in (False, True):
         projection, x = make_projection(bias), torch.randn(5, 48)
         want = projection(x)
         projection.pack()
+        assert not hasattr(projection, "weight")
         torch.testing.assert_close(projection(x), want, rtol=1e-5, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_int8_rounds_weights_and_rows():
+def test_int8_rounds_weights_and_rows(cores):
     for bias in (False, True):
         projection, x = (
             make_projection(bias),
@@ -43,7 +55,7 @@ def test_int8_rounds_weights_and_rows():
 
 
 @torch.inference_mode()
-def test_the_largest_numbers_are_multiplied_right():
+def test_the_largest_numbers_are_multiplied_right(cores):
     """Where sums of two products are cut off at 16 bits, weights have fewer levels."""
     assert weight_levels() in (127, 63)
     projection = Projection(64, 64).requires_grad_(False)
@@ -56,7 +68,7 @@ def test_the_largest_numbers_are_multiplied_right():
 
 
 @torch.inference_mode()
-def test_int8_rows_do_not_depend_on_each_other():
+def test_int8_rows_do_not_depend_on_each_other(cores):
     projection, x = make_projection(False), torch.randn(9, 48)
     projection.quantize()
     together = projection(torch.cat([x, 1000 * x]))
@@ -64,7 +76,7 @@ def test_int8_rows_do_not_depend_on_each_other():
 
 
 @torch.inference_mode()
-def test_int8_of_nothing():
+def test_int8_of_nothing(cores):
     projection = make_projection(False)
     projection.weight[3] = 0.0
     projection.quantize()

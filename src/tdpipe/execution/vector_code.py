@@ -4,6 +4,7 @@ The vectors are LLVM's own types, which fit any processor. For intrinsics of num
 code for what its arguments will be.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,22 @@ TO_SECOND_LEVEL = 2  # of the cache, as `llvm.prefetch` counts
 OPERANDS, MOST_SUMS = 4, 12
 
 
+def register_floats() -> int:
+    """Floats that a vector register of this machine holds."""
+    return 16 if _has_avx512() else 8
+
+
 def sums_at_once(width: int) -> int:
     """Sums of `width` floats that this machine's registers hold while products are added to them.
 
     One more, and each addition goes through memory.
     """
-    has_avx512 = bool(get_host_cpu_features().get("avx512f"))
-    registers, floats = (32, 16) if has_avx512 else (16, 8)
-    return max(1, min(MOST_SUMS, (registers - OPERANDS) // -(-width // floats)))
+    registers = 32 if _has_avx512() else 16
+    return max(1, min(MOST_SUMS, (registers - OPERANDS) // -(-width // register_floats())))
+
+
+def _has_avx512() -> bool:
+    return bool(get_host_cpu_features().get("avx512f"))
 
 
 class VectorCode:
@@ -53,16 +62,28 @@ class VectorCode:
         array = cgutils.create_struct_proxy(kind)(self._context, self.builder, value)
         return self.builder.gep(array.data, [self._arguments[which + 1]])
 
-    def load(self, address: Any, offset: int, width: int) -> Any:
-        """`width` floats from `offset` on."""
-        loaded = self.builder.load(self._vector_at(address, offset, width))
-        loaded.align = 4
+    def load(self, address: Any, offset: int, width: int, kind: Any = FLOAT) -> Any:
+        """`width` floats, or others, from `offset` on."""
+        loaded = self.builder.load(self._vector_at(address, offset, ir.VectorType(kind, width)))
+        loaded.align = 1
         return loaded
 
-    def store(self, value: Any, address: Any, offset: int, width: int) -> None:
-        """`width` floats to `offset` and on."""
-        stored = self.builder.store(value, self._vector_at(address, offset, width))
-        stored.align = 4
+    def store(self, value: Any, address: Any, offset: int) -> None:
+        """A vector to `offset` and on."""
+        stored = self.builder.store(value, self._vector_at(address, offset, value.type))
+        stored.align = 1
+
+    def cases(self, value: Any, numbers: Iterable[int]) -> Iterator[int]:
+        """What is emitted between two of these numbers runs where the value is the first."""
+        done = self.builder.append_basic_block("done")
+        choice = self.builder.switch(value, done)
+        for number in numbers:
+            block = self.builder.append_basic_block(f"case_{number}")
+            choice.add_case(value.type(number), block)
+            self.builder.position_at_end(block)
+            yield number
+            self.builder.branch(done)
+        self.builder.position_at_end(done)
 
     def fetch(self, address: Any, offset: int) -> None:
         """Have the cache line of the float at `offset` brought near: it is read soon."""
@@ -75,15 +96,18 @@ class VectorCode:
 
     def spread(self, scalar: Any, width: int) -> Any:
         """`width` times the scalar."""
-        kind = ir.VectorType(FLOAT, width)
+        kind = ir.VectorType(scalar.type, width)
         nothing, first = ir.Constant(kind, ir.Undefined), ir.Constant(INT32, 0)
         one = self.builder.insert_element(nothing, scalar, first)
         mask = ir.Constant(ir.VectorType(INT32, width), [0] * width)
         return self.builder.shuffle_vector(one, nothing, mask)
 
-    def load_spread(self, address: Any, offset: int, width: int) -> Any:
-        """`width` times the float at `offset`."""
-        return self.spread(self.builder.load(self._at(address, offset)), width)
+    def load_spread(self, address: Any, offset: int, width: int, kind: Any = FLOAT) -> Any:
+        """`width` times the float, or another number, at `offset`."""
+        place = self.builder.bitcast(self._at(address, offset), kind.as_pointer())
+        loaded = self.builder.load(place)
+        loaded.align = 1
+        return self.spread(loaded, width)
 
     def multiply_add(self, total: Any, left: Any, right: Any) -> Any:
         """total + left * right, rounded once where the processor can."""
@@ -131,7 +155,5 @@ class VectorCode:
     def _at(self, address: Any, offset: int) -> Any:
         return self.builder.gep(address, [ir.Constant(INT64, offset)])
 
-    def _vector_at(self, address: Any, offset: int, width: int) -> Any:
-        return self.builder.bitcast(
-            self._at(address, offset), ir.VectorType(FLOAT, width).as_pointer()
-        )
+    def _vector_at(self, address: Any, offset: int, kind: Any) -> Any:
+        return self.builder.bitcast(self._at(address, offset), kind.as_pointer())

@@ -68,7 +68,7 @@ def _score(
                     sums[head] = emit.multiply_add(sums[head], row, factor)
             for head, total in sums.items():
                 scaled = builder.fmul(total, scales, flags=FAST)
-                emit.store(scaled, score_place, head * slots, slots)
+                emit.store(scaled, score_place, head * slots)
         return context.get_dummy_value()
 
     kinds = (sizes, query, query_at, keys, keys_at, scale, scores, scores_at)
@@ -103,7 +103,7 @@ def _add_values(
                     weight = emit.load_spread(weight_place, head * slots + slot, width)
                     sums[head, dim] = emit.multiply_add(sums[head, dim], rows[dim], weight)
             for (head, dim), total in sums.items():
-                emit.store(total, output_place, head * dims + dim, width)
+                emit.store(total, output_place, head * dims + dim)
         return context.get_dummy_value()
 
     kinds = (sizes, weights, weights_at, values, values_at, output, output_at)
@@ -153,8 +153,8 @@ def _weigh(
         row, tops = emit.load(score_place, 0, slots), emit.spread(arguments[3], slots)
         weights = emit.exponential(builder.fsub(row, tops, flags=FAST))
         totals = builder.fadd(emit.load(total_place, 0, slots), weights, flags=FAST)
-        emit.store(weights, score_place, 0, slots)
-        emit.store(totals, total_place, 0, slots)
+        emit.store(weights, score_place, 0)
+        emit.store(totals, total_place, 0)
         return context.get_dummy_value()
 
     return types.void(sizes, scores, scores_at, top, totals, totals_at), generate
