@@ -80,12 +80,11 @@ _CARDS = (
 )
 DEVICES = {card.name: card for card in _CARDS}
 
-# One core of a current x86 server (AVX-512) in float32: an estimate for hidden size 576, used until
-# `tdpipe profile` has measured the machine's own stages. A core waits for the
-# weights of a small batch before it computes with them.
-CPU_CORE = DeviceRates(105e9, 104e9, 35e9, 11.5e9, 13.6e9, 3e-3, overlaps=False)
+# One core of an x86 server (AVX2, 3 GHz) in float32: an estimate for hidden size 576, used until
+# `tdpipe profile` has measured the machine's own stages.
+CPU_CORE = DeviceRates(88e9, 96e9, 45e9, 12e9, 19e9, 3e-3)
 # The same with int8 weights, a quarter of the bytes: the rate of reading is told in float32's.
-CPU_CORE_INT8 = replace(CPU_CORE, dense_flops=310e9, vocab_flops=230e9, memory_bytes_per_s=46e9)
+CPU_CORE_INT8 = replace(CPU_CORE, dense_flops=140e9, vocab_flops=155e9, memory_bytes_per_s=76e9)
 CPU_LINK = Link(1.5e9, 2e-4, 1e9)
 
 

@@ -19,11 +19,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from tdpipe.execution.float_kernels import exp_of_negative, float_of_rank, rank_of
-from tdpipe.execution.vector_code import FAST, FLOAT, VectorCode, sums_at_once
+from tdpipe.execution.vector_code import FAST, FLOAT, INT64, VectorCode, sums_at_once
 
 FloatArray = npt.NDArray[np.float32]
 # Tuples of zeros, as many as queries share a key, as head_dim, and as slots are in a block.
@@ -78,35 +78,40 @@ def _score(
 @intrinsic  # type: ignore[untyped-decorator]
 def _add_values(
     typing: Any, sizes: Any, weights: Any, weights_at: Any, values: Any, values_at: Any,
-    output: Any, output_at: Any,
+    low: Any, high: Any, output: Any, output_at: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
-    """output [heads, dims] += weights [heads, slots] x values [slots, dims]."""
+    """output [heads, dims] += weights [heads, slots] x values [slots, dims] of slots low .. high.
+
+    The others hold what another sequence left there, and a NaN of it would outlive any weight.
+    """
     heads, dims, slots = _counts(sizes)
     width = math.gcd(dims, WIDEST)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = VectorCode(context, builder, signature, arguments)
-        weight_place, value_place, output_place = (emit.address(which) for which in (1, 3, 5))
+        weight_place, value_place, output_place = (emit.address(which) for which in (1, 3, 7))
         places = [(head, dim) for dim in range(0, dims, width) for head in range(heads)]
         at_once = sums_at_once(width)
         for first in range(0, len(places), at_once):
             now = places[first : first + at_once]
             sums = {
-                (head, dim): emit.load(output_place, head * dims + dim, width) for head, dim in now
+                place: cgutils.alloca_once(builder, ir.VectorType(FLOAT, width)) for place in now
             }
-            for slot in range(slots):
-                rows = {
-                    dim: emit.load(value_place, slot * dims + dim, width)
-                    for dim in sorted({dim for _, dim in now})
-                }
-                for head, dim in now:
-                    weight = emit.load_spread(weight_place, head * slots + slot, width)
-                    sums[head, dim] = emit.multiply_add(sums[head, dim], rows[dim], weight)
             for (head, dim), total in sums.items():
-                emit.store(total, output_place, head * dims + dim)
+                builder.store(emit.load(output_place, head * dims + dim, width), total)
+            with cgutils.for_range(builder, arguments[6], arguments[5]) as loop:
+                own = builder.gep(value_place, [builder.mul(loop.index, INT64(dims))])
+                own_weight = builder.gep(weight_place, [loop.index])
+                rows = {dim: emit.load(own, dim, width) for dim in sorted({dim for _, dim in now})}
+                for (head, dim), total in sums.items():
+                    weight = emit.load_spread(own_weight, head * slots, width)
+                    more = emit.multiply_add(builder.load(total), rows[dim], weight)
+                    builder.store(more, total)
+            for (head, dim), total in sums.items():
+                emit.store(builder.load(total), output_place, head * dims + dim)
         return context.get_dummy_value()
 
-    kinds = (sizes, weights, weights_at, values, values_at, output, output_at)
+    kinds = (sizes, weights, weights_at, values, values_at, low, high, output, output_at)
     return types.void(*kinds), generate
 
 
@@ -178,21 +183,6 @@ def _raise_top(
         totals[head * len(slots) + t] *= shrink
     for d in range(len(dims)):
         output[output_at + d] *= shrink
-
-
-@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _add_some_values(
-    weights: FloatArray, values: FloatArray, low: int, high: int, sizes: Sizes, output: FloatArray
-) -> None:
-    """output [heads, dims] += weights [heads, slots] x values [slots, dims] of slots low .. high.
-
-    The others hold what another sequence left there, and a NaN of it would outlive any weight.
-    """
-    heads, dims, _ = sizes
-    for t in range(low, high):
-        for g in range(len(heads)):
-            for d in range(len(dims)):
-                output[g, d] += weights[g, t] * values[t, d]
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -293,7 +283,6 @@ def attend(
     own_query = np.zeros((kv_heads, rows, per_row, dims), np.float32)
     own_output = np.empty((kv_heads, rows, per_row, dims), np.float32)
     all_queries, all_outputs, floats = own_query.ravel(), own_output.ravel(), cache.reshape(-1)
-    outputs = own_output.reshape(kv_heads, queries, dims)
     scores = np.empty((queries, size), np.float32)
     score_row = scores.reshape(-1)
     tops = np.empty(kv_heads * queries, np.float32)
@@ -325,11 +314,9 @@ def attend(
                         out_at = place * dims
                         _raise_top(score_row, at, tops, place, totals, all_outputs, out_at, sizes)
                     _weigh(sizes, score_row, at, tops[place], totals, place * size)
-                if high - low == size:
-                    _add_values(sizes, score_row, 0, floats, values_at, all_outputs, queries_at)
-                else:
-                    values = floats[values_at : values_at + step].reshape(size, dims)
-                    _add_some_values(scores, values, low, high, sizes, outputs[h])
+                _add_values(
+                    sizes, score_row, 0, floats, values_at, low, high, all_outputs, queries_at
+                )
         _hand_out(own_output, totals, first_row, missing, output)
 
 
