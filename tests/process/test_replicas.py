@@ -65,7 +65,7 @@ def long_input(tmp_path_factory):
 def jobs(hint=None):
     """Every second one is long."""
     for number in range(24):
-        params = SamplingParams(temperature=0.0, max_tokens=(2, 60)[number % 2], ignore_eos=True)
+        params = SamplingParams(temperature=0.0, max_tokens=(2, 200)[number % 2], ignore_eos=True)
         yield Job(("job", number), [number, 7], None, params, hint)
 
 

@@ -65,6 +65,15 @@ def tiny(request, tmp_path_factory):
     return folder, model
 
 
+@pytest.fixture(autouse=True)
+def one_core():
+    """As a stage on CPU has by default; kernels of our own multiply then."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def reference(model, tokens):
     with torch.inference_mode():
         return model(torch.tensor([tokens])).logits[0]
@@ -115,6 +124,21 @@ def test_many_rows_in_parts(tiny, monkeypatch):
     tokens = torch.randint(2, 320, (60,), generator=torch.Generator().manual_seed(3)).tolist()
     got = Chain(folder, [4]).step([(1, 0, tokens)], 1)
     assert relative_gap(got[0], reference(model, tokens)[-1]) < 1e-4
+
+
+def test_several_cores(tiny):
+    torch.set_num_threads(2)
+    folder, model = tiny
+    chain = Chain(folder, [4])
+    got = chain.step([(1, 0, [5, 6, 7])], 1)
+    assert relative_gap(got[0], reference(model, [5, 6, 7])[-1]) < 1e-4
+
+
+def test_an_embedding_that_is_the_projection_is_held_once(tiny):
+    folder, model = tiny
+    [[stage]] = Chain(folder, [4]).models
+    assert (stage.embedding is None) == model.config.tie_word_embeddings
+    assert stage.weight_bytes == sum(one.numel() * 4 for one in model.parameters())
 
 
 @pytest.mark.parametrize(("layers", "num_ranks"), [([4], 2), ([2, 2], 3), ([4], 4)])

@@ -35,6 +35,18 @@ def test_packing_changes_nothing(cores):
 
 
 @torch.inference_mode()
+def test_weights_are_given_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    projection, outputs = make_projection(False), torch.tensor([39, 0, 0, 17])
+    want = projection.weight[outputs].clone()
+    assert not projection.can_embed
+    projection.pack()
+    assert projection.can_embed and projection.weight_rows(outputs).equal(want)
+    torch.set_num_threads(before)
+
+
+@torch.inference_mode()
 def test_int8_rounds_weights_and_rows(cores):
     for bias in (False, True):
         projection, x = (

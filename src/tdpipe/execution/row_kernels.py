@@ -19,7 +19,7 @@ OPTIONS = {"fastmath": True, "cache": True, "error_model": "numpy", "boundscheck
 
 def is_compiled(tensor: Tensor) -> bool:
     """Whether these kernels serve a tensor."""
-    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return tensor.is_cpu and tensor.dtype == torch.float32
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]

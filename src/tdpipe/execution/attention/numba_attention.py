@@ -4,6 +4,8 @@ Gathering a context costs more than attending to it. The kernel walks each seque
 instead, for decodes and for prompts alike: several rows of a prompt read a block together.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -17,12 +19,18 @@ from tdpipe.execution.kv_cache import KVCache
 TILE_QUERIES = 12
 
 
+@cache
+def _zeros(*counts: int) -> tuple[tuple[int, ...], ...]:
+    """So many zeros each: kernels know the length of a tuple when they are compiled."""
+    return tuple((0,) * count for count in counts)
+
+
 class CompiledKVCache(BlockKVCache):
     """A BlockKVCache in float32 on CPU, written by a compiled kernel."""
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at slots [tokens]."""
-        blocks = self.blocks[layer].numpy()
+        blocks = self.blocks.numpy()[layer]
         write_cache(key.numpy(), value.numpy(), slots.numpy(), self.block_size, blocks)
 
 
@@ -48,11 +56,11 @@ class NumbaAttention:
         group = num_heads // key.shape[1]
         meta.row_tiles = meta.row_tiles or row_tiles(meta, max(1, TILE_QUERIES // group))
         output = torch.empty_like(query)
+        blocks = kv_cache.blocks.numpy()[layer]
         for tiles in meta.row_tiles:
-            sizes = ((0,) * (tiles.num_rows * group), (0,) * head_dim, (0,) * meta.block_size)
             attend(
-                query.numpy(), kv_cache.blocks[layer].numpy(), tiles.last_rows,
-                tiles.used, tiles.lengths, tiles.block_tables, tiles.num_rows, window or 0, sizes,
-                output.numpy(),
+                query.numpy(), blocks, tiles.last_rows, tiles.used, tiles.lengths,
+                tiles.block_tables, tiles.num_rows, window or 0,
+                _zeros(tiles.num_rows * group, head_dim, meta.block_size), output.numpy(),
             )  # fmt: skip
         return output

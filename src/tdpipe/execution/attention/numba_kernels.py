@@ -2,8 +2,8 @@
 
 The sums over dimensions and slots are written as vector instructions (LLVM's own vector types,
 which fit any processor), because compilers do not find this form by themselves: a block's scores
-take one vector of its slots for each query head and add a row of keys at a time, its share of the
-output one vector for each stretch of dimensions. Keys and values are read once for all heads that
+take vectors of its slots for each query head and add a row of keys at a time, its share of the
+output vectors of dimensions and a row of values at a time. Keys and values are read once for all heads that
 share them, and each page of the next block is touched ahead: its address takes longer to find than
 its bytes to read.
 
@@ -11,8 +11,10 @@ Counts come as tuples of that many zeros, because the length of a tuple is known
 compiled, and a later process still finds the compiled code.
 """
 
+import functools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -23,7 +25,14 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from tdpipe.execution.float_kernels import exp_of_negative, float_of_rank, rank_of
-from tdpipe.execution.vector_code import FAST, FLOAT, INT64, VectorCode, sums_at_once
+from tdpipe.execution.vector_code import (
+    FAST,
+    FLOAT,
+    INT64,
+    VectorCode,
+    register_floats,
+    sums_at_once,
+)
 
 FloatArray = npt.NDArray[np.float32]
 # Tuples of zeros, as many as queries share a key, as head_dim, and as slots are in a block.
@@ -32,8 +41,6 @@ Sizes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 OPTIONS = {"fastmath": True, "cache": True, "error_model": "numpy", "boundscheck": False}
 # A score of no weight: below every true one, and no infinity, which fast arithmetic may not meet.
 LOWEST = np.float32(-3e38)
-# The widest vector of a processor, in floats.
-WIDEST = 16
 # Weights are relative to a head's highest score when it last was this much outgrown: e**20 and what
 # is a full context of it are far from where float32 ends.
 SLACK = np.float32(20.0)
@@ -56,19 +63,35 @@ def _score(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = VectorCode(context, builder, signature, arguments)
         query_place, key_place, score_place = (emit.address(which) for which in (1, 3, 6))
-        zero = ir.Constant(ir.VectorType(FLOAT, slots), [0.0] * slots)
-        scales = emit.spread(arguments[5], slots)
-        at_once = sums_at_once(slots)
-        for first in range(0, heads, at_once):
-            sums = dict.fromkeys(range(first, min(heads, first + at_once)), zero)
-            for dim in range(dims):
-                row = emit.load(key_place, dim * slots, slots)
-                for head in sums:
-                    factor = emit.load_spread(query_place, head * dims + dim, slots)
-                    sums[head] = emit.multiply_add(sums[head], row, factor)
-            for head, total in sums.items():
-                scaled = builder.fmul(total, scales, flags=FAST)
-                emit.store(scaled, score_place, head * slots)
+        width = math.gcd(slots, 2 * register_floats())
+        kind, scales = ir.VectorType(FLOAT, width), emit.spread(arguments[5], width)
+        at_once = sums_at_once(width)
+        # Few heads have several sums each, so that none waits for its last addition.
+        apart = math.gcd(dims, max(1, at_once // heads))
+        stretches = [
+            (slot, range(head, min(heads, head + at_once)))
+            for slot in range(0, slots, width)
+            for head in range(0, heads, at_once)
+        ]
+        for slot, now in stretches:
+            places = [(dim, head) for dim in range(apart) for head in now]
+            sums = {place: cgutils.alloca_once(builder, kind) for place in places}
+            for total in sums.values():
+                builder.store(ir.Constant(kind, [0.0] * width), total)
+            with cgutils.for_range(builder, INT64(dims // apart)) as loop:
+                first = builder.mul(loop.index, INT64(apart))
+                row_place = builder.gep(key_place, [builder.mul(first, INT64(slots))])
+                own_query = builder.gep(query_place, [first])
+                for (dim, head), total in sums.items():
+                    row = emit.load(row_place, dim * slots + slot, width)
+                    factor = emit.load_spread(own_query, head * dims + dim, width)
+                    builder.store(emit.multiply_add(builder.load(total), row, factor), total)
+            for head in now:
+                parts = [builder.load(sums[dim, head]) for dim in range(apart)]
+                total = functools.reduce(partial(builder.fadd, flags=FAST), parts)
+                emit.store(
+                    builder.fmul(total, scales, flags=FAST), score_place, head * slots + slot
+                )
         return context.get_dummy_value()
 
     kinds = (sizes, query, query_at, keys, keys_at, scale, scores, scores_at)
@@ -85,13 +108,15 @@ def _add_values(
     The others hold what another sequence left there, and a NaN of it would outlive any weight.
     """
     heads, dims, slots = _counts(sizes)
-    width = math.gcd(dims, WIDEST)
+    width = math.gcd(dims, register_floats())
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = VectorCode(context, builder, signature, arguments)
         weight_place, value_place, output_place = (emit.address(which) for which in (1, 3, 7))
         places = [(head, dim) for dim in range(0, dims, width) for head in range(heads)]
-        at_once = sums_at_once(width)
+        # All heads of some dimensions, and not quite as many as there is room for: the factor of
+        # each head takes a register too.
+        at_once = max(1, (sums_at_once(width) - 1) // heads) * heads
         for first in range(0, len(places), at_once):
             now = places[first : first + at_once]
             sums = {

@@ -22,7 +22,13 @@ from tdpipe.execution.models.projection import Projection
 from tdpipe.execution.models.rope import apply_rope, rope_tables
 from tdpipe.execution.models.stage_weights import CheckpointFiles, StageWeights, TensorSource
 from tdpipe.execution.models.state_probe import StateProbe, see_after
-from tdpipe.execution.row_kernels import add_rms_norm, is_compiled, rms_norm, silu_multiply
+from tdpipe.execution.row_kernels import (
+    FloatArray,
+    add_rms_norm,
+    is_compiled,
+    rms_norm,
+    silu_multiply,
+)
 from tdpipe.execution.tensor_ranks import TensorRanks
 
 Rotation = tuple[Tensor, Tensor]
@@ -38,16 +44,19 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size))
         self.eps = eps
+        self._array: FloatArray | None = None  # the weight, as kernels take it
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """The norm of x; or of the sum of both, [rows, size], which x becomes."""
         if is_compiled(x):
+            if self._array is None:
+                self._array = self.weight.numpy()
             output = torch.empty(x.shape)
-            rows, weight = output.view(-1, x.shape[-1]).numpy(), self.weight.numpy()
-            if added is None:
-                rms_norm(x.reshape(rows.shape).numpy(), weight, self.eps, rows)
+            if added is not None:
+                add_rms_norm(x.numpy(), added.numpy(), self._array, self.eps, output.numpy())
             else:
-                add_rms_norm(x.numpy(), added.numpy(), weight, self.eps, rows)
+                rows = x.reshape(-1, x.shape[-1])
+                rms_norm(rows.numpy(), self._array, self.eps, output.view(rows.shape).numpy())
             return output
         if added is not None:
             x += added
@@ -190,7 +199,8 @@ class StageModel(nn.Module):
         with torch.device("meta"):
             rows = ranks.shard.vocab.size
             self.projection = Projection(config.hidden_size, rows) if is_last else None
-        self.embedding: Tensor | None = None  # [rows of the vocabulary, hidden]
+        # [rows of the vocabulary, hidden]; None too where the projection gives the same rows.
+        self.embedding: Tensor | None = None
         self.weight_bytes = 0
         self.dtype, self._device = dtype, device
         cos, sin = rope_tables(config, max_model_len or config.max_position_embeddings)
@@ -229,6 +239,8 @@ class StageModel(nn.Module):
                 matrix = weights.vocab(name, size, shard) if shared is None else shared
                 self.projection.weight = _frozen(matrix)
                 self._settle(self.projection, is_shared=shared is not None)
+                if shared is not None and self.projection.can_embed:
+                    self.embedding = None  # one of the two forms is enough
                 self.norm.weight = _frozen(weights.tensor("model.norm.weight", (size,)))
                 self._settle(self.norm)
         self.requires_grad_(False)
@@ -264,7 +276,7 @@ class StageModel(nn.Module):
         x = given
         if self.is_first:
             x = self._embed(given)
-        rotation = (self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1))
+        rotation = (self._cos[positions], self._sin[positions])
         added: Tensor | None = None
         for index, layer in enumerate(self.layers):
             added = layer(x, added, rotation, index, kv_cache, attention, meta)
@@ -274,13 +286,18 @@ class StageModel(nn.Module):
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         """[tokens, hidden]: each rank looks up what is in its rows of the vocabulary."""
-        assert self.embedding is not None
         if self._ranks.size == 1:
-            return functional.embedding(token_ids, self.embedding)
-        rows = token_ids - self._ranks.shard.vocab.start
-        is_own = (rows >= 0) & (rows < len(self.embedding))
-        x = functional.embedding(rows * is_own, self.embedding)
-        return self._ranks.sum(x * is_own[:, None])
+            return self._embedding_rows(token_ids)
+        vocab = self._ranks.shard.vocab
+        rows = token_ids - vocab.start
+        is_own = (rows >= 0) & (rows < vocab.size)
+        return self._ranks.sum(self._embedding_rows(rows * is_own) * is_own[:, None])
+
+    def _embedding_rows(self, rows: Tensor) -> Tensor:
+        if self.embedding is not None:
+            return functional.embedding(rows, self.embedding)
+        assert self.projection is not None
+        return self.projection.weight_rows(rows)
 
     def project(self, hidden: Tensor) -> Tensor | None:
         """Logits [rows, vocab] in float32 of hidden states [rows, hidden]; last stage only.

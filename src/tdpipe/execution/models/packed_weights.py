@@ -63,6 +63,11 @@ class FloatPanels:
         matrix_kernels.multiply(x.contiguous().numpy(), self._panels, self._bias, output.numpy())
         return output
 
+    def weight_rows(self, outputs: Tensor) -> Tensor:
+        """The weights [n, in] of outputs [n]."""
+        panel, column = np.divmod(outputs.numpy(), matrix_kernels.PANEL)
+        return torch.from_numpy(self._panels[panel, :, column])
+
 
 class ReorderedWeights:
     """Weights in a blocked layout of oneDNN."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tdpipe.execution.models.packed_weights import PackedWeights, pack, quantize
+from tdpipe.execution.models.packed_weights import FloatPanels, PackedWeights, pack, quantize
 
 
 class Projection(nn.Module):
@@ -28,6 +28,16 @@ class Projection(nn.Module):
         self._packed = quantize(weight, self._plain_bias())
         del self.weight
         return weight.numel() + len(weight) * weight.element_size()
+
+    @property
+    def can_embed(self) -> bool:
+        """Whether `weight_rows` gives the weights as they were loaded, without a copy of them."""
+        return isinstance(self._packed, FloatPanels)
+
+    def weight_rows(self, outputs: Tensor) -> Tensor:
+        """The weights [n, in] of outputs [n]."""
+        assert isinstance(self._packed, FloatPanels)
+        return self._packed.weight_rows(outputs)
 
     def _plain_bias(self) -> Tensor | None:
         return None if self.bias is None else self.bias.detach()
