@@ -57,6 +57,22 @@ def _fastest(rates: dict[str, dict[str, float]]) -> float:
     return max(rate for of_shape in rates.values() for rate in of_shape.values()) / 1e9
 
 
+def projection_rates(result: dict) -> str:
+    """Operations a second by layout and number of rows."""
+    rates = result["operations_per_s"]
+    counts = list(next(iter(rates.values())))
+    lines = [f"| rows | {' | '.join(rates)} |", "|---" * (1 + len(rates)) + "|"]
+    for count in counts:
+        cells = (f"{of_count[count] / 1e9:.0f}" for of_count in rates.values())
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+    settings = result["settings"]
+    return "\n".join(lines) + (
+        f"\n\n10^9 operations a second of one core, the weights of {settings['layers']} layers in "
+        f"order, {settings['rounds']} rounds in turn, medians, {cores_text(result['machine'])} "
+        "([projection_rates.json](../benchmarks/results/projection_rates.json))\n"
+    )
+
+
 def slow_link(result: dict) -> str:
     """Pipeline and tensor parallelism over links of different speed."""
     settings, machine, rounds = result["settings"], result["machine"], result["settings"]["rounds"]

@@ -298,6 +298,7 @@ TABLES = {
     "simulated_vs_real": simulated_vs_real,
     "breakdown": execution_tables.breakdown,
     "slow_link": execution_tables.slow_link,
+    "projection_rates": execution_tables.projection_rates,
     "limit": execution_tables.limit,
     "limit_int8": execution_tables.limit,
     "stage_memory": execution_tables.stage_memory,

@@ -1,4 +1,4 @@
-"""A smoke run of the floor, which starts no stages."""
+"""Smoke runs of what measures cores and starts no stages."""
 
 import json
 
@@ -20,3 +20,11 @@ def test_limit(tmp_path, kind):
     assert "| matrix products |" in made and "tdpipe adaptive" in made
     result["machine"]["vectors"] = "none"
     assert "reached: none recorded" in make_tables.TABLES[path.stem](result)
+
+
+def test_projection_rates(tmp_path):
+    shown = run("projection_rates.py", "--smoke", "--folder", str(tmp_path))
+    result = json.loads((tmp_path / "projection_rates.json").read_text())
+    for of_count in result["operations_per_s"].values():
+        assert set(of_count) == {"4", "8"} and min(of_count.values()) > 1e8
+    assert "| rows | tdpipe | oneDNN | torch | oneDNN int8 |" in shown

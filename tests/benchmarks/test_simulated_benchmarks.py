@@ -28,6 +28,20 @@ def test_paper(tmp_path):
     assert record["runs"] == memory and record["kept"]["but"] == ["adaptive"]
 
 
+def test_length_effect(tmp_path):
+    simulated = ("--smoke", "--parts", "simulated", "--folder", str(tmp_path))
+    run("length_effect.py", *simulated)
+    effect = json.loads((tmp_path / "length_effect.json").read_text())
+    assert set(effect["to_oracle"]) == {"td-pipe", "td-pipe-expected", "adaptive"}
+    for found in effect["to_oracle"].values():
+        assert set(found) == {"oracle", "constant", "max-tokens", "online", "text"}
+        assert found["oracle"]["mean"] == 1.0 and 0.5 < found["text"]["least"] < 1.5
+    run("length_effect.py", *simulated, "--anew", "adaptive,oracle")
+    again = json.loads((tmp_path / "length_effect.json").read_text())
+    assert again["runs"] == effect["runs"] and again["kept"]["but"] == ["adaptive", "oracle"]
+    assert "| oracle |" in make_tables.TABLES["length_effect"](effect)
+
+
 def test_length_accuracy(tmp_path):
     """Over a made-up table: what its tokens tell is learned."""
     table, files = length_effect.made_up(tmp_path)

@@ -25,6 +25,7 @@ EXP_POLYNOMIAL = (
 )
 LN2_HIGH, LN2_LOW, LOG2_E = 0.693359375, -2.12194440e-4, 1.44269504
 LEAST_EXPONENT, EXPONENT_BIAS, MANTISSA_BITS = -87.0, 127, 23
+LINE_FLOATS = 16  # of a cache line
 TO_SECOND_LEVEL = 2  # of the cache, as `llvm.prefetch` counts
 # Vector registers that are left to operands while sums are in the others; and beyond so many sums
 # nothing is gained.
@@ -93,6 +94,11 @@ class VectorCode:
         name = "llvm.prefetch.p0"
         fetch = cgutils.get_or_insert_function(self.builder.module, kind, name)
         self.builder.call(fetch, [byte_at, *flags])
+
+    def fetch_all(self, address: Any, offset: int, count: int) -> None:
+        """Have the lines of so many floats brought near, from `offset` on; one line at least."""
+        for line in range(0, max(1, count), LINE_FLOATS):
+            self.fetch(address, offset + line)
 
     def spread(self, scalar: Any, width: int) -> Any:
         """`width` times the scalar."""

@@ -10,6 +10,7 @@ decoding reads anyway.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from itertools import accumulate
 from math import sqrt
 from operator import attrgetter
@@ -224,29 +225,36 @@ class Adaptive:
         places = state.limits.max_num_seqs - len(lane)
         if budget <= 0 or places <= 0:
             return ()
-        free = state.pool.num_free - num_blocks_started(lane, state)
-        new_places, num_resident = free_places(state), len(state.resident)
-        draft = PrefillDraft(state, free)
-        candidates = iter(state.prefilling.values())
-        while budget > draft.num_tokens and places > len(draft.chunks):
-            request = next(candidates, None)
-            is_new = request is None
-            if request is None and new_places > 0:
-                request = self._next_new(state, num_resident)
-            if request is None:
-                break
+        candidates = self._candidates(state)
+        found = next(candidates, None)
+        if found is None:
+            return ()
+        draft = PrefillDraft(state, state.pool.num_free - num_blocks_started(lane, state))
+        while found is not None:
+            request, is_new = found
             left = draft.tokens_left(request)
             num_tokens = min(left, budget - draft.num_tokens, draft.room_tokens(request))
             if num_tokens <= 0:
                 break
             if is_new:
                 self._admit(request)
-                new_places -= 1
-                num_resident += 1
             draft.add(request, num_tokens)
             if num_tokens < left:
                 break  # one unfinished prefill at a time, else unfinished ones lock up memory
+            if budget <= draft.num_tokens or places <= len(draft.chunks):
+                break
+            found = next(candidates, None)
         return tuple(draft.chunks)
+
+    def _candidates(self, state: EngineState) -> Iterator[tuple[Request, bool]]:
+        """Prompts already begun, then new ones that fit beside those that were taken before."""
+        for request in state.prefilling.values():
+            yield request, False
+        for num_taken in range(free_places(state)):
+            new = self._next_new(state, len(state.resident) + num_taken)
+            if new is None:
+                return
+            yield new, True
 
     def _next_new(self, state: EngineState, num_resident: int) -> Request | None:
         """The first request in order that the forecast has room for beside the residents."""

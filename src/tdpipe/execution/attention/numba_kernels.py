@@ -3,9 +3,9 @@
 The sums over dimensions and slots are written as vector instructions (LLVM's own vector types,
 which fit any processor), because compilers do not find this form by themselves: a block's scores
 take vectors of its slots for each query head and add a row of keys at a time, its share of the
-output vectors of dimensions and a row of values at a time. Keys and values are read once for all heads that
-share them, and each page of the next block is touched ahead: its address takes longer to find than
-its bytes to read.
+output vectors of dimensions and a row of values at a time. Keys and values are read once for all
+heads that share them, while those of the next block are fetched, a line with every few sums: all at
+a time are more than a core can wait for.
 
 Counts come as tuples of that many zeros, because the length of a tuple is known when a kernel is
 compiled, and a later process still finds the compiled code.
@@ -44,7 +44,6 @@ LOWEST = np.float32(-3e38)
 # Weights are relative to a head's highest score when it last was this much outgrown: e**20 and what
 # is a full context of it are far from where float32 ends.
 SLACK = np.float32(20.0)
-PAGE_FLOATS = 1024  # of 4 KiB
 
 
 def _counts(sizes: Any) -> tuple[int, int, int]:
@@ -55,14 +54,19 @@ def _counts(sizes: Any) -> tuple[int, int, int]:
 @intrinsic  # type: ignore[untyped-decorator]
 def _score(
     typing: Any, sizes: Any, query: Any, query_at: Any, keys: Any, keys_at: Any, scale: Any,
-    scores: Any, scores_at: Any,
+    scores: Any, scores_at: Any, ahead: Any, ahead_at: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
-    """scores [heads, slots] = query [heads, dims] x keys [dims, slots], times scale."""
+    """scores [heads, slots] = query [heads, dims] x keys [dims, slots], times scale.
+
+    As many keys are fetched from `ahead`, evenly meanwhile.
+    """
     heads, dims, slots = _counts(sizes)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = VectorCode(context, builder, signature, arguments)
-        query_place, key_place, score_place = (emit.address(which) for which in (1, 3, 6))
+        query_place, key_place, score_place, ahead_place = (
+            emit.address(which) for which in (1, 3, 6, 8)
+        )
         width = math.gcd(slots, 2 * register_floats())
         kind, scales = ir.VectorType(FLOAT, width), emit.spread(arguments[5], width)
         at_once = sums_at_once(width)
@@ -73,12 +77,16 @@ def _score(
             for slot in range(0, slots, width)
             for head in range(0, heads, at_once)
         ]
-        for slot, now in stretches:
+        num_steps = dims // apart  # of each stretch
+        fetched = dims * slots // (len(stretches) * num_steps)  # floats with each step
+        for number, (slot, now) in enumerate(stretches):
             places = [(dim, head) for dim in range(apart) for head in now]
             sums = {place: cgutils.alloca_once(builder, kind) for place in places}
             for total in sums.values():
                 builder.store(ir.Constant(kind, [0.0] * width), total)
-            with cgutils.for_range(builder, INT64(dims // apart)) as loop:
+            with cgutils.for_range(builder, INT64(num_steps)) as loop:
+                lines = builder.gep(ahead_place, [builder.mul(loop.index, INT64(fetched))])
+                emit.fetch_all(lines, number * num_steps * fetched, fetched)
                 first = builder.mul(loop.index, INT64(apart))
                 row_place = builder.gep(key_place, [builder.mul(first, INT64(slots))])
                 own_query = builder.gep(query_place, [first])
@@ -94,30 +102,34 @@ def _score(
                 )
         return context.get_dummy_value()
 
-    kinds = (sizes, query, query_at, keys, keys_at, scale, scores, scores_at)
+    kinds = (sizes, query, query_at, keys, keys_at, scale, scores, scores_at, ahead, ahead_at)
     return types.void(*kinds), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _add_values(
     typing: Any, sizes: Any, weights: Any, weights_at: Any, values: Any, values_at: Any,
-    low: Any, high: Any, output: Any, output_at: Any,
+    low: Any, high: Any, output: Any, output_at: Any, ahead: Any, ahead_at: Any,
 ) -> tuple[Any, Callable[..., Any]]:  # fmt: skip
     """output [heads, dims] += weights [heads, slots] x values [slots, dims] of slots low .. high.
 
     The others hold what another sequence left there, and a NaN of it would outlive any weight.
+    As many values are fetched from `ahead`, evenly meanwhile.
     """
     heads, dims, slots = _counts(sizes)
     width = math.gcd(dims, register_floats())
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = VectorCode(context, builder, signature, arguments)
-        weight_place, value_place, output_place = (emit.address(which) for which in (1, 3, 7))
+        weight_place, value_place, output_place, ahead_place = (
+            emit.address(which) for which in (1, 3, 7, 9)
+        )
         places = [(head, dim) for dim in range(0, dims, width) for head in range(heads)]
         # All heads of some dimensions, and not quite as many as there is room for: the factor of
         # each head takes a register too.
         at_once = max(1, (sums_at_once(width) - 1) // heads) * heads
-        for first in range(0, len(places), at_once):
+        fetched = -(-dims // -(-len(places) // at_once))  # floats with each slot
+        for number, first in enumerate(range(0, len(places), at_once)):
             now = places[first : first + at_once]
             sums = {
                 place: cgutils.alloca_once(builder, ir.VectorType(FLOAT, width)) for place in now
@@ -125,6 +137,8 @@ def _add_values(
             for (head, dim), total in sums.items():
                 builder.store(emit.load(output_place, head * dims + dim, width), total)
             with cgutils.for_range(builder, arguments[6], arguments[5]) as loop:
+                lines = builder.gep(ahead_place, [builder.mul(loop.index, INT64(fetched))])
+                emit.fetch_all(lines, number * slots * fetched, fetched)
                 own = builder.gep(value_place, [builder.mul(loop.index, INT64(dims))])
                 own_weight = builder.gep(weight_place, [loop.index])
                 rows = {dim: emit.load(own, dim, width) for dim in sorted({dim for _, dim in now})}
@@ -136,23 +150,10 @@ def _add_values(
                 emit.store(builder.load(total), output_place, head * dims + dim)
         return context.get_dummy_value()
 
-    kinds = (sizes, weights, weights_at, values, values_at, low, high, output, output_at)
+    kinds = (
+        sizes, weights, weights_at, values, values_at, low, high, output, output_at, ahead, ahead_at
+    )  # fmt: skip
     return types.void(*kinds), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _fetch(typing: Any, sizes: Any, cache: Any, cache_at: Any) -> tuple[Any, Callable[..., Any]]:
-    """Touch each page of a block's keys and values of one head."""
-    _, dims, slots = _counts(sizes)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = VectorCode(context, builder, signature, arguments)
-        place = emit.address(1)
-        for offset in range(0, 2 * dims * slots, PAGE_FLOATS):
-            emit.fetch(place, offset)
-        return context.get_dummy_value()
-
-    return types.void(sizes, cache, cache_at), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -327,10 +328,13 @@ def attend(
             )
             ahead = np.int64(_block_after(block_tables, lengths, window, rows, size, i, b))
             for h in range(kv_heads):
-                _fetch(sizes, floats, (ahead * kv_heads + h) * 2 * step)
+                ahead_at = (ahead * kv_heads + h) * 2 * step
                 keys_at = (np.int64(block_tables[i, b]) * kv_heads + h) * 2 * step
                 values_at, queries_at = keys_at + step, h * queries * dims
-                _score(sizes, all_queries, queries_at, floats, keys_at, scale, score_row, 0)
+                _score(
+                    sizes, all_queries, queries_at, floats, keys_at, scale, score_row, 0, floats,
+                    ahead_at,
+                )  # fmt: skip
                 if not all_seen:
                     _hide(scores, b * size, length, window, per_row, sizes)
                 for q in range(queries):
@@ -340,8 +344,9 @@ def attend(
                         _raise_top(score_row, at, tops, place, totals, all_outputs, out_at, sizes)
                     _weigh(sizes, score_row, at, tops[place], totals, place * size)
                 _add_values(
-                    sizes, score_row, 0, floats, values_at, low, high, all_outputs, queries_at
-                )
+                    sizes, score_row, 0, floats, values_at, low, high, all_outputs, queries_at,
+                    floats, ahead_at + step,
+                )  # fmt: skip
         _hand_out(own_output, totals, first_row, missing, output)
 
 
