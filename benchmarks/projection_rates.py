@@ -77,7 +77,8 @@ def main() -> None:
     rows = ROWS[1:3] if options.smoke else ROWS
     seconds = 0.0 if options.smoke else SECONDS_EACH
     torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
     shapes = shapes_of(resolve_model(MODEL).folder)
     del shapes["vocabulary"]  # once a batch, not in each layer
     matrices = [
@@ -95,6 +96,7 @@ def main() -> None:
                     chosen = [one[name] for one in matrices]
                     took_s = seconds_of(chosen, inputs, seconds)
                     found.setdefault(count, []).append(operations * count / took_s)
+    os.sched_setaffinity(0, cores)
     settings = {"rounds": options.rounds, "layers": LAYERS, "smoke": options.smoke}
     rates = {name: {n: median(all_) for n, all_ in found.items()} for name, found in runs.items()}
     figures: dict[str, Any] = {"operations_per_s": rates, "runs": runs}
