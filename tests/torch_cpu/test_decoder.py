@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from chain import Chain, relative_gap
 from tdpipe.execution.attention.numba_attention import NumbaAttention
 from tdpipe.execution.attention.torch_attention import TorchAttention
-from tdpipe.execution.models import decoder
+from tdpipe.execution.models import core_layer
 
 SIZES = {
     "vocab_size": 320,
@@ -119,17 +119,18 @@ def test_decodes_of_very_different_lengths(tiny):
 
 
 def test_many_rows_in_parts(tiny, monkeypatch):
-    monkeypatch.setattr(decoder, "MLP_ROWS", 7)
+    monkeypatch.setattr(core_layer, "MLP_ROWS", 7)
     folder, model = tiny
     tokens = torch.randint(2, 320, (60,), generator=torch.Generator().manual_seed(3)).tolist()
-    got = Chain(folder, [4]).step([(1, 0, tokens)], 1)
+    got = Chain(folder, [4], NumbaAttention).step([(1, 0, tokens)], 1)
     assert relative_gap(got[0], reference(model, tokens)[-1]) < 1e-4
 
 
-def test_several_cores(tiny):
+@pytest.mark.parametrize("attention", [TorchAttention, NumbaAttention])
+def test_several_cores(tiny, attention):
     torch.set_num_threads(2)
     folder, model = tiny
-    chain = Chain(folder, [4])
+    chain = Chain(folder, [4], attention)
     got = chain.step([(1, 0, [5, 6, 7])], 1)
     assert relative_gap(got[0], reference(model, [5, 6, 7])[-1]) < 1e-4
 

@@ -1,25 +1,17 @@
 """What a decoder does row by row between its matrix products, compiled for one CPU core.
 
-One pass over memory each, where plain torch takes several; float32. Formulas as in
-execution.models, which uses these on CPU. `fastmath` reorders sums, so results differ from torch's
-in the last bits.
+One pass over memory each, where plain torch takes several; float32. models.core_layer uses them.
+`fastmath` reorders sums, so results differ from torch's in the last bits.
 """
 
 import numba
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from tdpipe.execution.float_kernels import exp_of_negative, float_of_rank, rank_of
 
 FloatArray = npt.NDArray[np.float32]
 OPTIONS = {"fastmath": True, "cache": True, "error_model": "numpy", "boundscheck": False}
-
-
-def is_compiled(tensor: Tensor) -> bool:
-    """Whether these kernels serve a tensor."""
-    return tensor.is_cpu and tensor.dtype == torch.float32
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -49,6 +41,13 @@ def add_rms_norm(
         scale = np.float32(1.0 / np.sqrt(total / np.float32(size) + np.float32(eps)))
         for j in range(size):
             output[i, j] = x[i, j] * scale * weight[j]
+
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def rms_norm_heads(heads: FloatArray, first: int, end: int, weight: FloatArray, eps: float) -> None:
+    """The same, in place, of each of some heads of [rows, heads, dim]: first .. end - 1."""
+    for i in range(heads.shape[0]):
+        rms_norm(heads[i, first:end], weight, eps, heads[i, first:end])
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from tdpipe.core.batch_plan import BatchPlan
 from tdpipe.execution.models.decoder import RMSNorm
 from tdpipe.execution.models.projection import Projection
@@ -103,12 +105,21 @@ def install_stage_clock(session: "StageSession") -> Callable[[], None]:
 
 def _count_model(clock: StageClock, session: "StageSession") -> None:
     for module in session.model.modules():
-        part = "elementwise"
-        if isinstance(module, Projection):
-            part = "matrix products"
-        elif isinstance(module, RMSNorm):
-            part = "norms"
-        forward: Any = module.forward
-        module.forward = clock.timed(part, forward)
-    attention: Any = session.attention
-    attention.forward = clock.timed("attention", attention.forward)
+        _count(clock, module, _part_of(module), "forward", "multiply")
+    for layer in session.model.core_layers:
+        for norm in layer.norms():
+            _count(clock, norm, "norms", "forward", "of_heads")
+    _count(clock, session.attention, "attention", "forward", "mix")
+
+
+def _part_of(module: nn.Module) -> str:
+    if isinstance(module, Projection):
+        return "matrix products"
+    return "norms" if isinstance(module, RMSNorm) else "elementwise"
+
+
+def _count(clock: StageClock, one: Any, part: str, *names: str) -> None:
+    """Count methods of an object, those of these names that it has, as a part."""
+    for name in names:
+        if hasattr(one, name):
+            setattr(one, name, clock.timed(part, getattr(one, name)))

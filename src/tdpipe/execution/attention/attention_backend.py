@@ -111,9 +111,11 @@ class AttentionBackend(Protocol):
 
     Attributes:
         cache_class: the layout of the cache that it reads.
+        on_core: whether it computes on arrays, as models.core_layer does; float32 on CPU.
     """
 
     cache_class: type[KVCache]
+    on_core: bool
 
     def forward(
         self,

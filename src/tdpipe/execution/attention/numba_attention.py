@@ -6,11 +6,12 @@ instead, for decodes and for prompts alike: several rows of a prompt read a bloc
 
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tdpipe.execution.attention.attention_backend import AttentionMetadata
-from tdpipe.execution.attention.numba_kernels import attend, write_cache
+from tdpipe.execution.attention.numba_kernels import FloatArray, attend, write_cache
 from tdpipe.execution.attention.row_tiles import row_tiles
 from tdpipe.execution.block_kv_cache import BlockKVCache
 from tdpipe.execution.kv_cache import KVCache
@@ -38,6 +39,7 @@ class NumbaAttention:
     """AttentionBackend for float32 on CPU; the first use compiles, later processes load."""
 
     cache_class: type[KVCache] = CompiledKVCache
+    on_core = True
 
     def forward(
         self,
@@ -50,17 +52,32 @@ class NumbaAttention:
         window: int | None,
     ) -> Tensor:
         assert isinstance(kv_cache, BlockKVCache)
-        kv_cache.write(layer, meta.slot_mapping, key, value)
-        query = query.contiguous()
-        _, num_heads, head_dim = query.shape
-        group = num_heads // key.shape[1]
-        meta.row_tiles = meta.row_tiles or row_tiles(meta, max(1, TILE_QUERIES // group))
-        output = torch.empty_like(query)
+        heads = torch.cat((query, key, value), dim=1).numpy()
+        mixed = self.mix(layer, heads, query.shape[1], kv_cache, meta, window)
+        return torch.from_numpy(mixed)
+
+    def mix(
+        self,
+        layer: int,
+        heads: FloatArray,
+        num_heads: int,
+        kv_cache: BlockKVCache,
+        meta: AttentionMetadata,
+        window: int | None,
+    ) -> FloatArray:
+        """As forward, of heads [tokens, heads, head_dim]: num_heads queries, then keys, values."""
+        num_kv_heads, head_dim = (heads.shape[1] - num_heads) // 2, heads.shape[2]
+        keys_end = num_heads + num_kv_heads
         blocks = kv_cache.blocks.numpy()[layer]
+        slots, block_size = meta.slot_mapping.numpy(), meta.block_size
+        write_cache(heads[:, num_heads:keys_end], heads[:, keys_end:], slots, block_size, blocks)
+        group = num_heads // num_kv_heads
+        meta.row_tiles = meta.row_tiles or row_tiles(meta, max(1, TILE_QUERIES // group))
+        output = np.empty((len(heads), num_heads, head_dim), np.float32)
         for tiles in meta.row_tiles:
             attend(
-                query.numpy(), blocks, tiles.last_rows, tiles.used, tiles.lengths,
-                tiles.block_tables, tiles.num_rows, window or 0,
-                _zeros(tiles.num_rows * group, head_dim, meta.block_size), output.numpy(),
+                heads, blocks, tiles.last_rows, tiles.used, tiles.lengths, tiles.block_tables,
+                tiles.num_rows, window or 0, _zeros(tiles.num_rows * group, head_dim, block_size),
+                output,
             )  # fmt: skip
         return output

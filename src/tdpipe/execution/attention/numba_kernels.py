@@ -296,10 +296,11 @@ def attend(
 ) -> None:
     """Attention of tiles of rows over their sequences, each row up to itself.
 
-    query, output: [tokens, heads, head_dim]; cache: one layer of a BlockKVCache, [blocks,
-    kv_heads, 2, block_size * head_dim]; last_rows, used, lengths, block_tables, rows: as in
-    RowTiles; window: tokens back, 0 for all; sizes: zeros, as many as queries of a tile share a
-    key (its rows times the heads of a KV head), as head_dim, and as slots are in a block.
+    output: [tokens, heads, head_dim]; query: the same, or with more heads behind; cache: one layer
+    of a BlockKVCache, [blocks, kv_heads, 2, block_size * head_dim]; last_rows, used, lengths,
+    block_tables, rows: as in RowTiles; window: tokens back, 0 for all; sizes: zeros, as many as
+    queries of a tile share a key (its rows times the heads of a KV head), as head_dim, and as slots
+    are in a block.
     """
     queries, dims, size = len(sizes[0]), len(sizes[1]), len(sizes[2])
     scale, per_row = np.float32(1.0 / math.sqrt(dims)), queries // rows

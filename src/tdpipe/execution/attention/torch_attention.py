@@ -24,6 +24,7 @@ class TorchAttention:
     """AttentionBackend in plain torch."""
 
     cache_class: type[KVCache] = KVCache
+    on_core = False
 
     def forward(
         self,

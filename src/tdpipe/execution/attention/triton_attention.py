@@ -51,6 +51,7 @@ class TritonAttention:
     """
 
     cache_class: type[KVCache] = KVCache
+    on_core = False
 
     def __init__(self, multiprocessors: int) -> None:
         self._multiprocessors = multiprocessors

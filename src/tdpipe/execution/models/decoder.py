@@ -6,8 +6,9 @@ two projections of a layer give is summed over the ranks. Knows tensors and a ca
 plans or links between stages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +23,12 @@ from tdpipe.execution.models.projection import Projection
 from tdpipe.execution.models.rope import apply_rope, rope_tables
 from tdpipe.execution.models.stage_weights import CheckpointFiles, StageWeights, TensorSource
 from tdpipe.execution.models.state_probe import StateProbe, see_after
-from tdpipe.execution.row_kernels import (
-    FloatArray,
-    add_rms_norm,
-    is_compiled,
-    rms_norm,
-    silu_multiply,
-)
 from tdpipe.execution.tensor_ranks import TensorRanks
 
+if TYPE_CHECKING:
+    from tdpipe.execution.models.core_layer import CoreLayer
+
 Rotation = tuple[Tensor, Tensor]
-# A CPU multiplies so many rows no slower than more, and what lies between the products is several
-# times as wide as the hidden states: its memory is that of these rows only.
-MLP_ROWS = 512
 
 
 class RMSNorm(nn.Module):
@@ -44,20 +38,9 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size))
         self.eps = eps
-        self._array: FloatArray | None = None  # the weight, as kernels take it
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """The norm of x; or of the sum of both, [rows, size], which x becomes."""
-        if is_compiled(x):
-            if self._array is None:
-                self._array = self.weight.numpy()
-            output = torch.empty(x.shape)
-            if added is not None:
-                add_rms_norm(x.numpy(), added.numpy(), self._array, self.eps, output.numpy())
-            else:
-                rows = x.reshape(-1, x.shape[-1])
-                rms_norm(rows.numpy(), self._array, self.eps, output.view(rows.shape).numpy())
-            return output
         if added is not None:
             x += added
         normed = functional.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
@@ -114,21 +97,8 @@ class MLP(nn.Module):
         self._ranks = ranks
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and len(x) > MLP_ROWS:
-            parts = torch.split(x, MLP_ROWS)
-            return self._ranks.sum(torch.cat([self._of_rows(rows) for rows in parts]))
-        return self._ranks.sum(self._of_rows(x))
-
-    def _of_rows(self, x: Tensor) -> Tensor:
-        gate_up: Tensor = self.gate_up(x)
-        if is_compiled(gate_up):
-            active = torch.empty(len(gate_up), gate_up.shape[1] // 2)
-            silu_multiply(gate_up.numpy(), active.numpy())
-        else:
-            gate, up = gate_up.chunk(2, dim=-1)
-            active = functional.silu(gate).mul_(up)
-        out: Tensor = self.down(active)
-        return out
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self._ranks.sum(self.down(functional.silu(gate).mul_(up)))
 
 
 class DecoderLayer(nn.Module):
@@ -201,6 +171,7 @@ class StageModel(nn.Module):
             self.projection = Projection(config.hidden_size, rows) if is_last else None
         # [rows of the vocabulary, hidden]; None too where the projection gives the same rows.
         self.embedding: Tensor | None = None
+        self.core_layers: list[CoreLayer] = []  # the same layers, where kernels compute them
         self.weight_bytes = 0
         self.dtype, self._device = dtype, device
         cos, sin = rope_tables(config, max_model_len or config.max_position_embeddings)
@@ -223,8 +194,7 @@ class StageModel(nn.Module):
         else:
             source = CheckpointFiles(folder)
         with StageWeights(source, self.dtype, self._device) as weights:
-            for offset, layer in enumerate(self.layers):
-                assert isinstance(layer, DecoderLayer)
+            for offset, layer in enumerate(self._own_layers()):
                 weights.fill(layer, self.first_layer + offset, shard)
                 self._settle(layer)
                 weights.close_files()
@@ -244,6 +214,14 @@ class StageModel(nn.Module):
                 self.norm.weight = _frozen(weights.tensor("model.norm.weight", (size,)))
                 self._settle(self.norm)
         self.requires_grad_(False)
+        if self.dtype == torch.float32 and self._device.type == "cpu":
+            # Imported here: kernels are loaded where they are used.
+            from tdpipe.execution.models.core_layer import CoreLayer
+
+            self.core_layers = [CoreLayer(layer, self._ranks) for layer in self._own_layers()]
+
+    def _own_layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
 
     def _settle(self, part: nn.Module, is_shared: bool = False) -> None:
         """Bring a part's weights into the form that it computes with, and count their bytes.
@@ -278,7 +256,10 @@ class StageModel(nn.Module):
             x = self._embed(given)
         rotation = (self._cos[positions], self._sin[positions])
         added: Tensor | None = None
-        for index, layer in enumerate(self.layers):
+        layers: Sequence[Callable[..., Tensor]] = self._own_layers()
+        if attention.on_core:
+            layers = self.core_layers
+        for index, layer in enumerate(layers):
             added = layer(x, added, rotation, index, kv_cache, attention, meta)
             if probes:
                 see_after(probes, self.first_layer + index + 1, x, added)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tdpipe.execution import int8_kernels, matrix_kernels
-from tdpipe.execution.row_kernels import quantize_rows
+from tdpipe.execution.row_kernels import FloatArray, quantize_rows
 
 # oneDNN chooses the layout for a number of rows; that of a decode batch serves all others as well.
 TYPICAL_ROWS = 32
@@ -25,8 +25,8 @@ LEAST_SCALE = torch.finfo(torch.float32).tiny
 class PackedWeights(Protocol):
     """A matrix of weights, and perhaps a bias, in some layout."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[rows, in] -> [rows, out], float32"""
+    def multiply(self, x: FloatArray) -> FloatArray:
+        """[rows, in] -> [rows, out], both contiguous."""
         ...
 
 
@@ -58,9 +58,9 @@ class FloatPanels:
         num_filled = len(self._panels) * matrix_kernels.PANEL
         self._bias, self._num_outputs = _filled(bias, num_filled), len(weight)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        output = torch.empty(len(x), self._num_outputs)
-        matrix_kernels.multiply(x.contiguous().numpy(), self._panels, self._bias, output.numpy())
+    def multiply(self, x: FloatArray) -> FloatArray:
+        output = np.empty((len(x), self._num_outputs), np.float32)
+        matrix_kernels.multiply(x, self._panels, self._bias, output)
         return output
 
     def weight_rows(self, outputs: Tensor) -> Tensor:
@@ -76,12 +76,12 @@ class ReorderedWeights:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
         self._bias = bias
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def multiply(self, x: FloatArray) -> FloatArray:
         # "none" is the fused operation after the product, with its arguments behind.
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._weight, self._bias, "none", [], ""
+            torch.from_numpy(x), self._weight, self._bias, "none", [], ""
         )
-        return product
+        return product.numpy()
 
 
 class Int8Panels:
@@ -97,13 +97,12 @@ class Int8Panels:
         self._scales = _filled(scales / LEVELS, num_filled)
         self._bias, self._num_outputs = _filled(bias, num_filled), len(rounded)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def multiply(self, x: FloatArray) -> FloatArray:
         rows, largest = _quantized(x, self._row_size)
-        output = torch.empty(len(x), self._num_outputs)
+        output = np.empty((len(x), self._num_outputs), np.float32)
         int8_kernels.multiply_int8(
-            rows.numpy(), largest.numpy(), self._panels, self._offsets, self._scales, self._bias,
-            output.numpy(),
-        )  # fmt: skip
+            rows, largest, self._panels, self._offsets, self._scales, self._bias, output
+        )
         return output
 
 
@@ -115,11 +114,15 @@ class ReorderedInt8:
         self._scales, self._bias = scales, bias
         self._zeros = torch.zeros(len(rounded), dtype=torch.int64)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def multiply(self, x: FloatArray) -> FloatArray:
         rows, largest = _quantized(x, x.shape[1])
-        product = _multiply_reordered(rows, self._weight, self._scales, self._zeros)
-        product.mul_(largest)
-        return product if self._bias is None else product.add_(self._bias)
+        product = _multiply_reordered(
+            torch.from_numpy(rows), self._weight, self._scales, self._zeros
+        )
+        product.mul_(torch.from_numpy(largest))
+        if self._bias is not None:
+            product.add_(self._bias)
+        return product.numpy()
 
 
 @cache
@@ -140,14 +143,14 @@ def weight_levels() -> int:
     return LEVELS if is_exact else LEVELS // 2
 
 
-def _quantized(x: Tensor, row_size: int) -> tuple[Tensor, Tensor]:
+def _quantized(x: FloatArray, row_size: int) -> tuple[npt.NDArray[np.uint8], FloatArray]:
     """Rows of x [rows, in] as bytes [rows, row_size], and their largest numbers [rows, 1].
 
     Each is scaled to -1 .. 1 by itself: what others are in the batch changes nothing. What is
     beyond its inputs meets weights of zero.
     """
-    rows, largest = torch.empty(len(x), row_size, dtype=torch.uint8), torch.empty(len(x), 1)
-    quantize_rows(x.contiguous().numpy(), LEVELS, ZERO_POINT, rows.numpy(), largest.numpy())
+    rows, largest = np.empty((len(x), row_size), np.uint8), np.empty((len(x), 1), np.float32)
+    quantize_rows(x, LEVELS, ZERO_POINT, rows, largest)
     return rows, largest
 
 
@@ -160,7 +163,7 @@ def _multiply_reordered(rows: Tensor, weight: Tensor, scales: Tensor, zeros: Ten
     return product
 
 
-def _filled(values: Tensor | None, size: int) -> npt.NDArray[np.float32]:
+def _filled(values: Tensor | None, size: int) -> FloatArray:
     """The values with zeros behind."""
     filled = np.zeros(size, np.float32)
     if values is not None:

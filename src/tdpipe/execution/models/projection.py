@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tdpipe.execution.models.packed_weights import FloatPanels, PackedWeights, pack, quantize
+from tdpipe.execution.row_kernels import FloatArray
 
 
 class Projection(nn.Module):
@@ -45,5 +46,11 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[rows, in] -> [rows, out]"""
         if self._packed is not None:
-            return self._packed(x)
+            return torch.from_numpy(self._packed.multiply(x.contiguous().numpy()))
         return functional.linear(x, self.weight, self.bias)
+
+    def multiply(self, x: FloatArray) -> FloatArray:
+        """The same of a contiguous array, on CPU in float32."""
+        if self._packed is not None:
+            return self._packed.multiply(x)
+        return functional.linear(torch.from_numpy(x), self.weight, self.bias).numpy()

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from tdpipe.execution.models.model_config import ModelConfig
 from tdpipe.execution.models.rope_config import RopeConfig
-from tdpipe.execution.row_kernels import is_compiled, rotate
 
 
 def rope_tables(config: ModelConfig, num_positions: int) -> tuple[Tensor, Tensor]:
@@ -27,15 +26,10 @@ def rope_tables(config: ModelConfig, num_positions: int) -> tuple[Tensor, Tensor
 def apply_rope(heads: Tensor, num_rotated: int, cos: Tensor, sin: Tensor) -> Tensor:
     """The first of heads [tokens, heads, head_dim], rotated by cos, sin [tokens, head_dim / 2].
 
-    The second half of a head is the imaginary part of the first (transformers' pairing). `heads`
-    may be overwritten.
+    The second half of a head is the imaginary part of the first (transformers' pairing).
     """
-    chosen = heads[:, :num_rotated]
-    if is_compiled(heads):
-        rotate(heads.numpy(), num_rotated, cos.numpy(), sin.numpy())
-        return chosen
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # the same for all heads
-    real, imaginary = chosen.chunk(2, dim=-1)
+    real, imaginary = heads[:, :num_rotated].chunk(2, dim=-1)
     return torch.cat((real * cos - imaginary * sin, imaginary * cos + real * sin), dim=-1)
 
 
