@@ -1,4 +1,7 @@
-"""How much memory a device has left for the KV cache."""
+"""How much memory a device has left for the KV cache, and giving back what is not needed."""
+
+import ctypes
+from contextlib import suppress
 
 import psutil
 import torch
@@ -22,3 +25,9 @@ def free_kv_bytes(
         kept = round((1.0 - memory_utilization) * total)
         return max(0, int(free) - kept - ranks_on_device * CUDA_WORK_SPACE_BYTES)
     return int(psutil.virtual_memory().available) // (2 * num_ranks)
+
+
+def give_back_heap() -> None:
+    """Hand what was freed in the heap, between what is kept, back to the system (glibc only)."""
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

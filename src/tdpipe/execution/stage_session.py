@@ -18,7 +18,7 @@ from tdpipe.core.block_pool import blocks_for
 from tdpipe.core.tensor_shard import tensor_shards
 from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.batch_tensors import BatchTensors, build_batch
-from tdpipe.execution.device_memory import free_kv_bytes
+from tdpipe.execution.device_memory import free_kv_bytes, give_back_heap
 from tdpipe.execution.fault_injection import fault_for
 from tdpipe.execution.host_staging import HostStaging
 from tdpipe.execution.models.decoder import StageModel
@@ -127,6 +127,7 @@ class StageSession:
         free = free_kv_bytes(
             self.device, spec.memory_utilization, spec.num_ranks, spec.ranks_on_device
         )
+        give_back_heap()
         loaded = Loaded(spec.rank, weights, free, time.monotonic() - started_s)
         self._to_engine.send(encode(loaded))
 
@@ -143,6 +144,7 @@ class StageSession:
         )
         join_group(spec, self.device, self.ranks)
         self._warm_up()
+        give_back_heap()
         self._to_engine.send(encode(Ready(spec.rank)))
 
     def _warm_up(self) -> None:

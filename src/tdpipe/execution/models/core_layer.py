@@ -89,7 +89,9 @@ class CoreLayer:
         normed = self._attention_norm.forward(hidden, None if added is None else added.numpy())
         heads = self._heads(normed, rotation[0].numpy(), rotation[1].numpy())
         mixed = attention.mix(layer, heads, self._num_heads, kv_cache, meta, self._window)
+        del normed, heads  # of a long prefill they are large
         own = self._sum(self._out.multiply(mixed.reshape(len(hidden), -1)))
+        del mixed
         return torch.from_numpy(self._mlp(self._mlp_norm.forward(hidden, own)))
 
     def _heads(self, normed: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
@@ -104,9 +106,10 @@ class CoreLayer:
     def _mlp(self, normed: FloatArray) -> FloatArray:
         if len(normed) <= MLP_ROWS:
             return self._sum(self._mlp_rows(normed))
-        starts = range(0, len(normed), MLP_ROWS)
-        parts = [self._mlp_rows(normed[start : start + MLP_ROWS]) for start in starts]
-        return self._sum(np.concatenate(parts))
+        for start in range(0, len(normed), MLP_ROWS):
+            rows = normed[start : start + MLP_ROWS]
+            rows[:] = self._mlp_rows(rows)
+        return self._sum(normed)
 
     def _mlp_rows(self, normed: FloatArray) -> FloatArray:
         gate_up = self._gate_up.multiply(normed)

@@ -207,6 +207,7 @@ class StageModel(nn.Module):
                 name = "model.embed_tokens.weight" if tied else "lm_head.weight"
                 shared = self.embedding if tied else None
                 matrix = weights.vocab(name, size, shard) if shared is None else shared
+                weights.close_files()
                 self.projection.weight = _frozen(matrix)
                 self._settle(self.projection, is_shared=shared is not None)
                 if shared is not None and self.projection.can_embed:
