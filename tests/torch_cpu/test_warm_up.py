@@ -9,6 +9,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tdpipe.execution import stage_session
+from tdpipe.execution.models.decoder import StageModel
+from tdpipe.execution.wire import StageSpec, decode_from_stage
+
 # Kernels are a process's own: in a new one, those that a run adds to the warm-up's are counted.
 SCRIPT = """
 import json, sys
@@ -37,14 +41,18 @@ print(json.dumps([before, compiled()]))
 """
 
 
-@pytest.mark.parametrize("num_plans", [1, 2])
-def test_a_run_compiles_nothing_more(num_plans, tmp_path):
+def save_model(folder):
     config = LlamaConfig(
         vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
     )  # fmt: skip
     torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("num_plans", [1, 2])
+def test_a_run_compiles_nothing_more(num_plans, tmp_path):
+    save_model(tmp_path)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(num_plans)]
     tests = Path(__file__).parent.parent
     run = subprocess.run(command, capture_output=True, text=True, cwd=tests, timeout=300)
@@ -53,3 +61,33 @@ def test_a_run_compiles_nothing_more(num_plans, tmp_path):
     assert before["attend"] == num_plans
     # Without the decode among them the warm-up is too little, which shows that this can be seen.
     assert (after == before) == (num_plans == 2)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_stage_computes_them_before_it_says_that_it_is_ready(stage, tmp_path, monkeypatch):
+    save_model(tmp_path)
+    spec = StageSpec(
+        stage=stage, num_stages=2, model_folder=str(tmp_path), first_layer=stage,
+        end_layer=stage + 1, dtype="float32", device="cpu", cores=(),
+        threads=torch.get_num_threads(), block_size=16, max_model_len=64, memory_utilization=0.5,
+        engine_address="", stage_address="", rendezvous="", folder=str(tmp_path),
+    )  # fmt: skip
+    happened = []
+
+    class ToEngine:
+        def send(self, message):
+            happened.append(type(decode_from_stage(message)).__name__)
+
+    computes = StageModel.forward
+
+    def forward(model, given, *others):
+        happened.append(len(given))
+        return computes(model, given, *others)
+
+    monkeypatch.setattr(StageModel, "forward", forward)
+    monkeypatch.setattr(stage_session, "join_group", lambda *_: None)
+    with torch.inference_mode():
+        session = stage_session.StageSession(spec, None, ToEngine())
+        session._load()
+        session._allocate(4)
+    assert happened == ["Loaded", 16, 1, "Ready"]
