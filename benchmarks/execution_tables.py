@@ -97,7 +97,8 @@ def recorded_runs(requests: int, int8: bool, machine: dict) -> dict[str, float]:
             return {
                 name: median(round_["seconds"] for round_ in entry["rounds"])
                 for name, entry in record["runs"].items()
-                if name.endswith("-int8") == int8
+                # The floor counts reads of a KV cache in float32.
+                if name.endswith("-int8") == int8 and not name.endswith("-kv16")
             }
     return {}
 
@@ -117,16 +118,26 @@ def stage_memory(result: dict) -> str:
 
 
 def quantization(result: dict) -> str:
-    """Perplexity and agreement."""
-    perplexity, agreement = result["perplexity"], result["agreement"]
-    return (
-        "| weights | perplexity |\n|---|---|\n"
-        f"| float32 | {perplexity['float32']:.3f} |\n| int8 | {perplexity['int8']:.3f} |\n\n"
-        f"On {result['text_tokens']} tokens of the documentation. Of {agreement['answers']} greedy "
-        f"answers of up to {result['settings']['max_tokens']} tokens, "
-        f"{agreement['same_answers']:.0%} are the same; "
-        f"{agreement['same_tokens_before_a_difference']:.0%} of the tokens come before the first "
-        "that differs ([quantization.json](../benchmarks/results/quantization.json))\n"
+    """Perplexity and agreement of each type of weights and KV cache."""
+    agreement = result["agreement"]
+    if "answers" in agreement:  # a record of before there was more than int8
+        agreement = {"int8": agreement}
+    lines = ["| weights | KV cache | perplexity | same answers | tokens before a difference |"]
+    lines.append("|---" * 5 + "|")
+    for name, perplexity in result["perplexity"].items():
+        weights, cache = name.removesuffix("-kv16"), name.endswith("-kv16")
+        found = agreement.get(name)
+        same = (found["same_answers"], found["same_tokens_before_a_difference"]) if found else ()
+        shares = " | ".join(f"{share:.0%}" for share in same) or " | "
+        lines.append(
+            f"| {weights} | {'float16' if cache else 'float32'} | {perplexity:.3f} | {shares} |"
+        )
+    count = next(iter(agreement.values()))["answers"]
+    return "\n".join(lines) + (
+        f"\n\nPerplexity on {result['text_tokens']} tokens of the documentation. {count} greedy "
+        f"answers of up to {result['settings']['max_tokens']} tokens, beside those in float32: how "
+        "many are the same, and how many of the tokens come before the first that differs "
+        "([quantization.json](../benchmarks/results/quantization.json))\n"
     )
 
 

@@ -1,6 +1,7 @@
 """tdpipe as a contender: python benchmarks/peer_tdpipe.py SCHEDULER STAGES REQUESTS SEED SCALE
 
-A scheduler's name that ends in -int8 asks for int8 weights.
+A scheduler's name that ends in -int8 asks for int8 weights, one in -kv16 for a KV cache in float16,
+one in -int8-kv16 for both.
 """
 
 import sys
@@ -11,16 +12,25 @@ from peer_protocol import serve
 from tdpipe import LLM, SamplingParams
 from workload_lognormal import WorkItem
 
-INT8 = "-int8"
+INT8, KV16 = "-int8", "-kv16"
 
 
-def start(scheduler: str, num_stages: int) -> Callable[[list[WorkItem]], dict[str, Any]]:
+def settings_of(name: str) -> dict[str, Any]:
+    """The engine's settings that a contender's name stands for."""
+    weights = name.removesuffix(KV16)
+    return {
+        "scheduler": weights.removesuffix(INT8),
+        "quantization": "int8" if weights.endswith(INT8) else None,
+        "kv_cache_dtype": "float16" if name.endswith(KV16) else "auto",
+    }
+
+
+def start(name: str, num_stages: int) -> Callable[[list[WorkItem]], dict[str, Any]]:
     """Start the stages."""
     llm = LLM(
         "smollm2-135m-instruct",
         pipeline_parallel_size=num_stages,
-        scheduler=scheduler.removesuffix(INT8),
-        quantization="int8" if scheduler.endswith(INT8) else None,
+        **settings_of(name),
         dtype="float32",
         device="cpu",
     )
@@ -50,5 +60,5 @@ def start(scheduler: str, num_stages: int) -> Callable[[list[WorkItem]], dict[st
 
 
 if __name__ == "__main__":
-    scheduler_name, stages = sys.argv[1:3]
-    serve(lambda: start(scheduler_name, int(stages)), sys.argv[3:])
+    contender, stages = sys.argv[1:3]
+    serve(lambda: start(contender, int(stages)), sys.argv[3:])

@@ -110,7 +110,7 @@ class Contender:
 def command_of(name: str, options: argparse.Namespace, folder: str) -> Contender:
     """Start the contender `name`."""
     workload = [str(options.requests), str(options.seed), str(options.scale)]
-    if name.removesuffix("-int8") in TDPIPE:
+    if name.removesuffix("-kv16").removesuffix("-int8") in TDPIPE:
         script = [sys.executable, str(HERE / "peer_tdpipe.py"), name, str(options.stages)]
         return Contender(f"tdpipe {name}", [*script, *workload], {})
     if name == "transformers":

@@ -1,10 +1,10 @@
-"""What int8 weights cost in accuracy: perplexity on a text, agreement of greedy answers.
+"""What int8 weights and a float16 KV cache cost: perplexity on a text, agreement of greedy answers.
 
     python benchmarks/quantization.py [--requests 78] [--max-tokens 64]
 
 The text is the project's own documentation, cut into pieces of 512 tokens, each read from its
-beginning. Agreement is over the demo's chats, greedy, in float32 and with int8 weights: answers
-that are the same to the end, and tokens before the first that differs.
+beginning. Agreement is over the demo's chats, greedy, of each kind with float32: answers that are
+the same to the end, and tokens before the first that differs.
 Writes benchmarks/results/quantization.json.
 """
 
@@ -28,21 +28,28 @@ from tdpipe.text.tokenizer import Tokenizer
 
 MODEL = "smollm2-135m-instruct"
 PIECE, BLOCK_SIZE = 512, 32
+# Engine settings by name; the peers' names have the same endings.
+KINDS: dict[str, dict[str, str]] = {
+    "float32": {},
+    "int8": {"quantization": "int8"},
+    "float32-kv16": {"kv_cache_dtype": "float16"},
+    "int8-kv16": {"quantization": "int8", "kv_cache_dtype": "float16"},
+}
 DEMO = ROOT / "examples" / "prompts.jsonl"
 
 
-def perplexity(source: ModelSource, pieces: list[list[int]], quantization: str | None) -> float:
+def perplexity(source: ModelSource, pieces: list[list[int]], kind: dict[str, str]) -> float:
     """e to the mean negative log probability of each token after the first of its piece."""
     config, device = load_config(source.folder), torch.device("cpu")
     model = StageModel(
         config, 0, config.num_layers, is_first=True, is_last=True, dtype=torch.float32,
-        device=device, max_model_len=PIECE, quantization=quantization,
+        device=device, max_model_len=PIECE, quantization=kind.get("quantization"),
     )  # fmt: skip
     model.load(source.folder)
     attention, num_blocks = choose_attention(torch.float32, device), PIECE // BLOCK_SIZE
     cache = attention.cache_class(
         config.num_layers, num_blocks, BLOCK_SIZE, config.num_kv_heads, config.head_dim,
-        torch.float32, device,
+        torch.float32, device, getattr(torch, kind.get("kv_cache_dtype", "float32")),
     )  # fmt: skip
     total, count = 0.0, 0
     for piece in pieces:
@@ -59,13 +66,13 @@ def perplexity(source: ModelSource, pieces: list[list[int]], quantization: str |
     return math.exp(total / count)
 
 
-def answers(quantization: str | None, requests: int, max_tokens: int) -> list[list[int]]:
+def answers(kind: dict[str, str], requests: int, max_tokens: int) -> list[list[int]]:
     """Greedy tokens for the demo's chats."""
     lines = DEMO.read_text().splitlines()[:requests]
     bodies = [json.loads(line)["body"] for line in lines]
     chats = [body["messages"] for body in bodies if "messages" in body]
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
-    with LLM(MODEL, pipeline_parallel_size=2, quantization=quantization) as llm:
+    with LLM(MODEL, pipeline_parallel_size=2, **kind) as llm:
         return [list(output.outputs[0].token_ids) for output in llm.chat(chats, params)]
 
 
@@ -83,7 +90,7 @@ def agreement(exact: list[list[int]], rounded: list[list[int]]) -> dict[str, Any
 
 
 def main() -> None:
-    """Measure both, write, print."""
+    """Measure all, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=78)
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -101,21 +108,20 @@ def main() -> None:
     with torch.inference_mode():
         figures: dict[str, Any] = {
             "text_tokens": sum(map(len, pieces)),
-            "perplexity": {
-                name: perplexity(source, pieces, kind)
-                for name, kind in (("float32", None), ("int8", "int8"))
-            },
+            "perplexity": {name: perplexity(source, pieces, kind) for name, kind in KINDS.items()},
         }
-    made = [answers(kind, options.requests, options.max_tokens) for kind in (None, "int8")]
-    figures["agreement"] = agreement(*made)
+    made = {
+        name: answers(kind, options.requests, options.max_tokens) for name, kind in KINDS.items()
+    }
+    exact = made.pop("float32")
+    figures["agreement"] = {name: agreement(exact, rounded) for name, rounded in made.items()}
     settings = {
         "requests": options.requests, "max_tokens": options.max_tokens, "piece": PIECE,
         "smoke": options.smoke,
     }  # fmt: skip
     write_result("quantization", settings, figures, options.folder)
-    shown = figures["perplexity"]
-    print(f"perplexity: float32 {shown['float32']:.3f}, int8 {shown['int8']:.3f}")
-    print(f"agreement: {figures['agreement']}")
+    for name, found in figures["perplexity"].items():
+        print(f"{name}: perplexity {found:.3f}, agreement {figures['agreement'].get(name, 'own')}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class ThreadRanks(TensorRanks):
 class Chain:
     """Stages of the given numbers of layers, with scattered blocks of a shared pool.
 
-    Each is shared by num_ranks ranks, which are threads.
+    Each is shared by num_ranks ranks, which are threads. The caches keep dtype `stored`.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Chain:
         layers: list[int],
         attention: type[AttentionBackend] = TorchAttention,
         num_ranks: int = 1,
+        stored: torch.dtype | None = None,
     ) -> None:
         config = load_config(folder)
         assert sum(layers) == config.num_layers
@@ -84,7 +85,7 @@ class Chain:
         self.caches = [
             [
                 attention.cache_class(
-                    n, *sizes, shard.kv_heads.size, config.head_dim, torch.float32, CPU
+                    n, *sizes, shard.kv_heads.size, config.head_dim, torch.float32, CPU, stored
                 )
                 for n in layers
             ]

@@ -177,6 +177,7 @@ class LLM:
             "dtype": self._setup.dtype,
             "quantization": self.config.quantization,
             # None for what a journal of an older version does not tell.
+            "kv_cache_dtype": self._setup.kv_dtype if self._setup.rounds_kv else None,
             "load_format": None if self.config.load_format == "auto" else self.config.load_format,
             "max_model_len": self.config.max_model_len,
             "seed": self.config.seed,

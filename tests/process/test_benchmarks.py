@@ -57,9 +57,12 @@ def test_prefix_sharing(tmp_path):
 def test_quantization(tmp_path):
     run("quantization.py", "--smoke", "--folder", str(tmp_path))
     result = json.loads((tmp_path / "quantization.json").read_text())
-    exact, rounded = result["perplexity"]["float32"], result["perplexity"]["int8"]
-    assert exact != rounded and abs(rounded / exact - 1) < 0.1
-    assert "| int8 |" in make_tables.TABLES["quantization"](result)
+    exact = result["perplexity"]["float32"]
+    for name, limit in (("int8", 0.1), ("float32-kv16", 1e-3), ("int8-kv16", 0.1)):
+        assert 0 < abs(result["perplexity"][name] / exact - 1) < limit
+        assert result["agreement"][name]["answers"] == 2
+    table = make_tables.TABLES["quantization"](result)
+    assert "| float32 | float16 |" in table and "| int8 | float16 |" in table
 
 
 def test_simulated_vs_real(tmp_path):

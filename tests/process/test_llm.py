@@ -199,6 +199,11 @@ def test_an_error_in_the_callers_iterable_comes_back(llm):
             ConfigError,
             "float32 on CPU, not bfloat16",
         ),
+        (
+            {"kv_cache_dtype": "float16", "dtype": "bfloat16"},
+            ConfigError,
+            "kv_cache_dtype='float16': .* float32 on CPU, not bfloat16",
+        ),
         ({"pipeline_parallel_size": 31}, ConfigError, "use 1 to 30 stages"),
         ({"colour": 1}, ConfigError, "unknown setting"),
     ],

@@ -17,6 +17,7 @@ from tdpipe.execution.wire import StageSpec, decode_from_stage
 SCRIPT = """
 import json, sys
 from pathlib import Path
+import torch
 from chain import BLOCK_SIZE, Chain
 from tdpipe.execution import row_kernels
 from tdpipe.execution.attention import numba_kernels
@@ -28,7 +29,7 @@ def compiled():
     return {name: len(kernel.signatures) for name, kernel in kernels.items()
             if hasattr(kernel, "signatures")}
 
-chain = Chain(Path(sys.argv[1]), [1, 1], NumbaAttention)
+chain = Chain(Path(sys.argv[1]), [1, 1], NumbaAttention, stored=getattr(torch, sys.argv[3]))
 for plan in warm_up_plans(BLOCK_SIZE)[: int(sys.argv[2])]:
     chain.table.apply(plan)
     chain._run(plan, 0)
@@ -50,10 +51,12 @@ def save_model(folder):
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-@pytest.mark.parametrize("num_plans", [1, 2])
-def test_a_run_compiles_nothing_more(num_plans, tmp_path):
+@pytest.mark.parametrize(
+    ("num_plans", "stored"), [(1, "float32"), (2, "float32"), (2, "float16"), (2, "bfloat16")]
+)
+def test_a_run_compiles_nothing_more(num_plans, stored, tmp_path):
     save_model(tmp_path)
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(num_plans)]
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(num_plans), stored]
     tests = Path(__file__).parent.parent
     run = subprocess.run(command, capture_output=True, text=True, cwd=tests, timeout=300)
     assert run.returncode == 0, run.stderr

@@ -37,6 +37,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     names = ", ".join((*SCHEDULERS, *TENSOR_PARALLEL))
     group.add_argument("--scheduler", help=f"one of {names} (default adaptive)")
     group.add_argument("--dtype", help=f"one of {', '.join(DTYPES)}")
+    add_kv_cache_dtype(group)
     add_load_format(group)
     group.add_argument(
         "--quantization", help=f"of the weights, on CPU: {', '.join(QUANTIZATIONS)} (default none)"
@@ -71,6 +72,15 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--engine-seed", type=int, help="seed of requests without one (default 0)")
     add_places(group)
     group.add_argument("--timeline", help="write a Chrome/Perfetto trace here", metavar="FILE")
+
+
+def add_kv_cache_dtype(group: "argparse._ActionsContainer") -> None:
+    """Add the option that says what keys and values are kept in."""
+    group.add_argument(
+        "--kv-cache-dtype",
+        help=f"of keys and values, one of {', '.join(DTYPES)}: that of the model (default), or a "
+        "half type beside float32 on CPU",
+    )
 
 
 def add_load_format(group: "argparse._ActionsContainer") -> None:

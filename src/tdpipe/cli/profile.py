@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tdpipe.cli.engine_options import (
     DEFAULT_MODEL,
+    add_kv_cache_dtype,
     add_load_format,
     add_places,
     add_stage_devices,
@@ -53,6 +54,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--partition", help="layers per stage, such as 16,14")
     parser.add_argument("--dtype", default="auto", help=f"one of {', '.join(DTYPES)}")
+    add_kv_cache_dtype(parser)
     parser.add_argument("--quantization", help=f"of the weights: {', '.join(QUANTIZATIONS)}")
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
     add_stage_devices(parser)
@@ -85,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         tensor_parallel_size=arguments.tensor_parallel_size,
         partition=arguments.partition,
         dtype=arguments.dtype,
+        kv_cache_dtype=arguments.kv_cache_dtype or "auto",
         device=arguments.device,
         stage_devices=arguments.stage_devices,
         load_format=arguments.load_format or "auto",

@@ -33,6 +33,8 @@ class EngineConfig:
         scheduler: a name of policies/scheduler_registry.
         dtype: of weights, activations and KV cache; auto is float32 on CPU and the model's own
             (bfloat16 if it names none) on CUDA.
+        kv_cache_dtype: that keys and values are kept in; auto keeps them in `dtype`. float16 and
+            bfloat16 take half the memory of float32, on CPU; attention is computed in float32 then.
         device: auto takes CUDA where there is a card for every stage, else CPU.
         stage_devices: of each process, "cuda:0,cuda:0" or ["cuda:0", "cuda:0"]; None gives each a
             card or cores of its own. Stages on a device that is named twice share its memory, and
@@ -72,6 +74,7 @@ class EngineConfig:
     tensor_parallel_size: int = 1
     scheduler: str = "adaptive"
     dtype: str = "auto"
+    kv_cache_dtype: str = "auto"
     device: str = "auto"
     stage_devices: str | Sequence[str] | None = None
     kv_cache_memory: int | str | None = None
@@ -115,6 +118,7 @@ class EngineConfig:
             )
             raise ConfigError("scheduler", self.scheduler, fix)
         _require_choice("dtype", self.dtype, DTYPES)
+        _require_choice("kv_cache_dtype", self.kv_cache_dtype, DTYPES)
         _require_choice("device", self.device, DEVICES)
         _require_choice("load_format", self.load_format, LOAD_FORMATS)
         self._check_backend()

@@ -37,11 +37,13 @@ def balanced_partition(
     tensor_parallel: int = 1,
     *,
     mixes_phases: bool = False,
+    kv_value_bytes: int | None = None,
 ) -> tuple[int, ...]:
     """Layers per stage with the least estimated run time for the typical load.
 
     Args:
         mixes_phases: whether the scheduler's batches hold prefill and decode together.
+        kv_value_bytes: as in RooflineCost.
 
     Raises:
         ConfigError: there are fewer layers than stages.
@@ -54,7 +56,9 @@ def balanced_partition(
     prefill = prefill_load(0, TYPICAL_PROMPT_TOKENS)
 
     def run_time_s(layers: tuple[int, ...]) -> float:
-        cost = RooflineCost(shape, layers, rates, _NO_LINK, value_bytes, tensor_parallel)
+        cost = RooflineCost(
+            shape, layers, rates, _NO_LINK, value_bytes, tensor_parallel, kv_value_bytes
+        )
         steps = TYPICAL_OUTPUT_TOKENS / TYPICAL_DECODE.decode_sequences  # for each request
         if not mixes_phases:
             prefill_s = slowest_stage_time_s(cost, prefill)

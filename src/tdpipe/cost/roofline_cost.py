@@ -43,8 +43,9 @@ class RooflineCost:
         shape: the model.
         layers: decoder layers of each stage; the last stage also projects to the vocabulary.
         rates, link: the devices and what joins them.
-        value_bytes: bytes of a weight, an activation and a KV value.
+        value_bytes: bytes of a weight and of an activation.
         tensor_parallel: devices that share each stage.
+        kv_value_bytes: bytes of a KV value; None for value_bytes.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RooflineCost:
         link: Link,
         value_bytes: int,
         tensor_parallel: int = 1,
+        kv_value_bytes: int | None = None,
     ) -> None:
         self.shape = shape
         self.layers = layers
@@ -70,7 +72,7 @@ class RooflineCost:
         # Each visited pair costs a multiply-add for the score and one for the value, per head.
         # Of the rank with the most heads: the others wait for it.
         self._pair_s = 4 * most_heads(shape, ranks) * shape.head_dim / rates.pair_flops
-        kv_bytes = rank_kv_values(shape, ranks) * value_bytes
+        kv_bytes = rank_kv_values(shape, ranks) * (kv_value_bytes or value_bytes)
         self._cached_s = kv_bytes / rates.kv_bytes_per_s
         self._vocab_weights_s = shape.vocab_params * value_bytes / rates.memory_bytes_per_s / ranks
         self._vocab_row_s = 2 * shape.vocab_params / rates.vocab_flops / ranks

@@ -8,7 +8,7 @@ block's tokens are then sums of rows, which vector units do without adding acros
 import torch
 from torch import Tensor
 
-from tdpipe.execution.kv_cache import KVCache, zeros
+from tdpipe.execution.kv_cache import KVCache, rounded, zeros
 
 
 class BlockKVCache(KVCache):
@@ -27,22 +27,23 @@ class BlockKVCache(KVCache):
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        stored: torch.dtype | None = None,
     ) -> None:
         shape = (num_layers, num_blocks, num_kv_heads, 2, block_size * head_dim)
-        self.blocks = zeros(shape, dtype, device)
-        self.block_size = block_size
+        self.dtype, self.stored, self.block_size = dtype, stored or dtype, block_size
+        self.blocks = zeros(shape, self.stored, device)
         self.keys = self.blocks.view(*shape[:4], head_dim, block_size)[:, :, :, 0]
         self.values = self.blocks.view(*shape[:4], block_size, head_dim)[:, :, :, 1]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at slots [tokens]."""
         block, offset = slots // self.block_size, slots % self.block_size
-        self.keys[layer].transpose(2, 3).transpose(1, 2)[block, offset] = key
-        self.values[layer].transpose(1, 2)[block, offset] = value
+        self.keys[layer].transpose(2, 3).transpose(1, 2)[block, offset] = rounded(key, self.stored)
+        self.values[layer].transpose(1, 2)[block, offset] = rounded(value, self.stored)
 
     def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [kv_heads, len(slots), head_dim] at slots."""
         block, offset = slots // self.block_size, slots % self.block_size
         keys = self.keys[layer].transpose(2, 3).transpose(1, 2)[block, offset]
         values = self.values[layer].transpose(1, 2)[block, offset]
-        return keys.transpose(0, 1), values.transpose(0, 1)
+        return keys.transpose(0, 1).to(self.dtype), values.transpose(0, 1).to(self.dtype)

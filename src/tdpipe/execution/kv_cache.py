@@ -12,7 +12,12 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values, each [layers, kv_heads, slots, head_dim]."""
+    """Keys and values, each [layers, kv_heads, slots, head_dim].
+
+    Args:
+        dtype: of what is written and read.
+        stored: dtype that it is kept in; None keeps it as it is.
+    """
 
     def __init__(
         self,
@@ -23,21 +28,35 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        stored: torch.dtype | None = None,
     ) -> None:
         shape = (num_layers, num_kv_heads, num_blocks * block_size, head_dim)
-        self.keys = zeros(shape, dtype, device)
-        self.values = zeros(shape, dtype, device)
-        self.block_size = block_size
+        self.dtype, self.stored, self.block_size = dtype, stored or dtype, block_size
+        self.keys = zeros(shape, self.stored, device)
+        self.values = zeros(shape, self.stored, device)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether what is read is not just what was written."""
+        return self.stored != self.dtype
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at slots [tokens]."""
-        self.keys[layer].index_copy_(1, slots, key.transpose(0, 1))
-        self.values[layer].index_copy_(1, slots, value.transpose(0, 1))
+        self.keys[layer].index_copy_(1, slots, rounded(key, self.stored).transpose(0, 1))
+        self.values[layer].index_copy_(1, slots, rounded(value, self.stored).transpose(0, 1))
 
     def read(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [kv_heads, len(slots), head_dim] at slots."""
         keys = self.keys[layer].index_select(1, slots)
-        return keys, self.values[layer].index_select(1, slots)
+        return keys.to(self.dtype), self.values[layer].index_select(1, slots).to(self.dtype)
+
+
+def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in the dtype of a cache; what is beyond the largest float16 becomes that."""
+    if dtype == torch.float16 and values.dtype != dtype:
+        largest = torch.finfo(dtype).max
+        values = values.clamp(-largest, largest)
+    return values.to(dtype)
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

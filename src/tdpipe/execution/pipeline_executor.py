@@ -57,6 +57,7 @@ class PipelineSpec:
     length_predictor: Path | None = None
     load_format: str = "auto"
     quantization: str | None = None
+    kv_cache_dtype: str = "auto"
     tensor_parallel_size: int = 1
 
 
@@ -311,6 +312,7 @@ class PipelineExecutor:
                 length_predictor=str(spec.length_predictor or ""),
                 load_format=spec.load_format,
                 quantization=spec.quantization,
+                kv_cache_dtype=spec.kv_cache_dtype,
                 tensor_rank=tensor_rank,
                 tensor_parallel_size=spec.tensor_parallel_size,
             )

@@ -141,6 +141,7 @@ class StageSession:
             config.head_dim,
             self.dtype,
             self.device,
+            None if spec.kv_cache_dtype == "auto" else getattr(torch, spec.kv_cache_dtype),
         )
         join_group(spec, self.device, self.ranks)
         self._warm_up()

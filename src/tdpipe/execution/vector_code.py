@@ -95,9 +95,12 @@ class VectorCode:
         fetch = cgutils.get_or_insert_function(self.builder.module, kind, name)
         self.builder.call(fetch, [byte_at, *flags])
 
-    def fetch_all(self, address: Any, offset: int, count: int) -> None:
-        """Have the lines of so many floats brought near, from `offset` on; one line at least."""
-        for line in range(0, max(1, count), LINE_FLOATS):
+    def fetch_all(self, address: Any, offset: int, count: int, in_line: int = LINE_FLOATS) -> None:
+        """Have the lines of so many numbers brought near, from `offset` on; one line at least.
+
+        `in_line` of them fill a line.
+        """
+        for line in range(0, max(1, count), in_line):
             self.fetch(address, offset + line)
 
     def spread(self, scalar: Any, width: int) -> Any:

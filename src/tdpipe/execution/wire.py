@@ -100,7 +100,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     that all ranks of the stage see. `ranks_on_device` processes compute on the same card; with
     `host_staging` hidden states go from stage to stage through host memory. `length_predictor` is
     the file of a predictor whose head a stage applies to hidden states; empty for none.
-    `load_format` and `quantization` as in EngineConfig.
+    `load_format`, `quantization` and `kv_cache_dtype` as in EngineConfig.
     `tensor_rank` says which of the `tensor_parallel_size` processes of the stage it is.
     """
 
@@ -127,6 +127,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     length_predictor: str = ""
     load_format: str = "auto"
     quantization: str | None = None
+    kv_cache_dtype: str = "auto"
     tensor_rank: int = 0
     tensor_parallel_size: int = 1
 

@@ -57,6 +57,16 @@ class PipelineSetup:
     cluster: RayCluster | None = None
     memory_share: float = 1.0
 
+    @property
+    def kv_dtype(self) -> str:
+        """What keys and values are kept in."""
+        return kv_dtype(self.config, self.dtype)
+
+    @property
+    def rounds_kv(self) -> bool:
+        """Whether that is not what the model computes in."""
+        return self.kv_dtype != self.dtype
+
     def executor(self, folder: Path, length_predictor: Path | None = None) -> PipelineExecutor:
         """Start the stage processes; returns before they are up.
 
@@ -78,6 +88,7 @@ class PipelineSetup:
                 length_predictor=length_predictor,
                 load_format=config.load_format,
                 quantization=config.quantization,
+                kv_cache_dtype=config.kv_cache_dtype,
                 tensor_parallel_size=config.tensor_parallel_size,
             ),
             self._launcher(),
@@ -126,7 +137,7 @@ class PipelineSetup:
             free = [min(int(bytes_ * self.memory_share), CPU_KV_BYTES_LIMIT) for bytes_ in free]
         wanted = config.kv_bytes()
         kv_bytes = free if wanted is None else [wanted] * len(free)
-        value_bytes = VALUE_BYTES[self.dtype]
+        value_bytes = VALUE_BYTES[self.kv_dtype]
         num_blocks = num_kv_blocks(
             self.shape, self.layers, kv_bytes, config.block_size, value_bytes, ranks
         )
@@ -172,7 +183,7 @@ class PipelineSetup:
         """
         wanted = self.config.kv_bytes()
         if wanted is not None:
-            size, value_bytes = self.config.block_size, VALUE_BYTES[self.dtype]
+            size, value_bytes = self.config.block_size, VALUE_BYTES[self.kv_dtype]
             largest, ranks = max(self.layers), self.config.tensor_parallel_size
             blocks = wanted // block_bytes(self.shape, largest, size, value_bytes, ranks)
             fitting_model_len(blocks, size, self.config.max_model_len, self.model_limit)
@@ -206,16 +217,24 @@ def resolve_setup(
     if config.quantization and (device, dtype) != ("cpu", "float32"):
         fix = f"it is for float32 on CPU, not {dtype} on {device}; leave it out"
         raise ConfigError("quantization", config.quantization, fix)
-    card, value_bytes = DEVICES[UNKNOWN_CARD], VALUE_BYTES[dtype]
+    kept_in = kv_dtype(config, dtype)
+    if kept_in != dtype and (device, dtype) != ("cpu", "float32"):
+        fix = f"a type of its own is for float32 on CPU, not {dtype} on {device}; use auto"
+        raise ConfigError("kv_cache_dtype", kept_in, fix)
+    card, value_bytes, kv_bytes = DEVICES[UNKNOWN_CARD], VALUE_BYTES[dtype], VALUE_BYTES[kept_in]
     core = CPU_CORE_INT8 if config.quantization else CPU_CORE
     rates, link = (core, CPU_LINK) if device == "cpu" else (card.rates(), card.link)
     mixes = config.scheduler in MIXES_PHASES
-    balanced = balanced_partition(shape, num_stages, rates, value_bytes, ranks, mixes_phases=mixes)
+    balanced = balanced_partition(
+        shape, num_stages, rates, value_bytes, ranks, mixes_phases=mixes, kv_value_bytes=kv_bytes
+    )
     given = config.layers()
     layers = checked_partition(given, shape.num_layers, num_stages) if given else balanced
     # Measured times where `tdpipe profile` has left them, else estimates.
     key = setup_key(config, source, dtype, device, layers)
-    cost = load_cached_profile(key) or RooflineCost(shape, layers, rates, link, value_bytes, ranks)
+    cost = load_cached_profile(key) or RooflineCost(
+        shape, layers, rates, link, value_bytes, ranks, kv_bytes
+    )
     setup = PipelineSetup(
         config, shape, device, dtype, layers, cost, model_limit, cluster, memory_share
     )
@@ -229,9 +248,16 @@ def setup_key(
 ) -> ProfileKey:
     """What a profile of this setup holds for."""
     computes_in = f"{dtype}, {config.quantization} weights" if config.quantization else dtype
+    if kv_dtype(config, dtype) != dtype:
+        computes_in += f", {config.kv_cache_dtype} KV cache"
     threads, ranks = config.threads_per_stage, config.tensor_parallel_size
     devices = ",".join(config.devices() or (device,))
     return profile_key(source, computes_in, devices, layers, threads, ranks)
+
+
+def kv_dtype(config: EngineConfig, dtype: str) -> str:
+    """What keys and values of a model that computes in `dtype` are kept in."""
+    return dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
 
 
 def _device(config: EngineConfig) -> str:

@@ -1,4 +1,4 @@
-"""Attention over the paged cache as a compiled CPU kernel, float32 only.
+"""Attention over the paged cache as a compiled CPU kernel, computed in float32.
 
 Gathering a context costs more than attending to it. The kernel walks each sequence's block table
 instead, for decodes and for prompts alike: several rows of a prompt read a block together.
@@ -26,8 +26,30 @@ def _zeros(*counts: int) -> tuple[tuple[int, ...], ...]:
     return tuple((0,) * count for count in counts)
 
 
+# Integers with the bits of halves, as the kernels take them.
+BITS = {torch.float16: torch.uint16, torch.bfloat16: torch.int16}
+
+
 class CompiledKVCache(BlockKVCache):
-    """A BlockKVCache in float32 on CPU, written by a compiled kernel."""
+    """A BlockKVCache of float32 on CPU, kept in any dtype, written by a compiled kernel.
+
+    Its `blocks` are what the kernels read: halves are there as integers of their bits.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        stored: torch.dtype | None = None,
+    ) -> None:
+        sizes = (num_layers, num_blocks, block_size, num_kv_heads, head_dim)
+        super().__init__(*sizes, dtype, device, stored)
+        self.blocks = self.blocks.view(BITS.get(self.stored, self.stored))
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_dim] at slots [tokens]."""

@@ -24,6 +24,12 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from tdpipe.execution.attention.stored_values import (
+    StoredArray,
+    as_stored,
+    load_stored,
+    values_in_line,
+)
 from tdpipe.execution.float_kernels import exp_of_negative, float_of_rank, rank_of
 from tdpipe.execution.vector_code import (
     FAST,
@@ -78,7 +84,8 @@ def _score(
             for head in range(0, heads, at_once)
         ]
         num_steps = dims // apart  # of each stretch
-        fetched = dims * slots // (len(stretches) * num_steps)  # floats with each step
+        fetched = dims * slots // (len(stretches) * num_steps)  # keys with each step
+        in_line = values_in_line(keys)
         for number, (slot, now) in enumerate(stretches):
             places = [(dim, head) for dim in range(apart) for head in now]
             sums = {place: cgutils.alloca_once(builder, kind) for place in places}
@@ -86,14 +93,17 @@ def _score(
                 builder.store(ir.Constant(kind, [0.0] * width), total)
             with cgutils.for_range(builder, INT64(num_steps)) as loop:
                 lines = builder.gep(ahead_place, [builder.mul(loop.index, INT64(fetched))])
-                emit.fetch_all(lines, number * num_steps * fetched, fetched)
+                emit.fetch_all(lines, number * num_steps * fetched, fetched, in_line)
                 first = builder.mul(loop.index, INT64(apart))
                 row_place = builder.gep(key_place, [builder.mul(first, INT64(slots))])
                 own_query = builder.gep(query_place, [first])
+                rows = [
+                    load_stored(emit, keys, row_place, dim * slots + slot, width)
+                    for dim in range(apart)
+                ]
                 for (dim, head), total in sums.items():
-                    row = emit.load(row_place, dim * slots + slot, width)
                     factor = emit.load_spread(own_query, head * dims + dim, width)
-                    builder.store(emit.multiply_add(builder.load(total), row, factor), total)
+                    builder.store(emit.multiply_add(builder.load(total), rows[dim], factor), total)
             for head in now:
                 parts = [builder.load(sums[dim, head]) for dim in range(apart)]
                 total = functools.reduce(partial(builder.fadd, flags=FAST), parts)
@@ -128,7 +138,7 @@ def _add_values(
         # All heads of some dimensions, and not quite as many as there is room for: the factor of
         # each head takes a register too.
         at_once = max(1, (sums_at_once(width) - 1) // heads) * heads
-        fetched = -(-dims // -(-len(places) // at_once))  # floats with each slot
+        fetched = -(-dims // -(-len(places) // at_once))  # values with each slot
         for number, first in enumerate(range(0, len(places), at_once)):
             now = places[first : first + at_once]
             sums = {
@@ -138,10 +148,13 @@ def _add_values(
                 builder.store(emit.load(output_place, head * dims + dim, width), total)
             with cgutils.for_range(builder, arguments[6], arguments[5]) as loop:
                 lines = builder.gep(ahead_place, [builder.mul(loop.index, INT64(fetched))])
-                emit.fetch_all(lines, number * slots * fetched, fetched)
+                emit.fetch_all(lines, number * slots * fetched, fetched, values_in_line(values))
                 own = builder.gep(value_place, [builder.mul(loop.index, INT64(dims))])
                 own_weight = builder.gep(weight_place, [loop.index])
-                rows = {dim: emit.load(own, dim, width) for dim in sorted({dim for _, dim in now})}
+                rows = {
+                    dim: load_stored(emit, values, own, dim, width)
+                    for dim in sorted({dim for _, dim in now})
+                }
                 for (head, dim), total in sums.items():
                     weight = emit.load_spread(own_weight, head * slots, width)
                     more = emit.multiply_add(builder.load(total), rows[dim], weight)
@@ -284,7 +297,7 @@ def _hand_out(
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def attend(
     query: FloatArray,
-    cache: FloatArray,
+    cache: StoredArray,
     last_rows: npt.NDArray[np.int64],
     used: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.int64],
@@ -309,7 +322,7 @@ def attend(
     # given by their place: a slice costs more than what is done with it.
     own_query = np.zeros((kv_heads, rows, per_row, dims), np.float32)
     own_output = np.empty((kv_heads, rows, per_row, dims), np.float32)
-    all_queries, all_outputs, floats = own_query.ravel(), own_output.ravel(), cache.reshape(-1)
+    all_queries, all_outputs, stored = own_query.ravel(), own_output.ravel(), cache.reshape(-1)
     scores = np.empty((queries, size), np.float32)
     score_row = scores.reshape(-1)
     tops = np.empty(kv_heads * queries, np.float32)
@@ -333,7 +346,7 @@ def attend(
                 keys_at = (np.int64(block_tables[i, b]) * kv_heads + h) * 2 * step
                 values_at, queries_at = keys_at + step, h * queries * dims
                 _score(
-                    sizes, all_queries, queries_at, floats, keys_at, scale, score_row, 0, floats,
+                    sizes, all_queries, queries_at, stored, keys_at, scale, score_row, 0, stored,
                     ahead_at,
                 )  # fmt: skip
                 if not all_seen:
@@ -345,19 +358,19 @@ def attend(
                         _raise_top(score_row, at, tops, place, totals, all_outputs, out_at, sizes)
                     _weigh(sizes, score_row, at, tops[place], totals, place * size)
                 _add_values(
-                    sizes, score_row, 0, floats, values_at, low, high, all_outputs, queries_at,
-                    floats, ahead_at + step,
+                    sizes, score_row, 0, stored, values_at, low, high, all_outputs, queries_at,
+                    stored, ahead_at + step,
                 )  # fmt: skip
         _hand_out(own_output, totals, first_row, missing, output)
 
 
-@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+@numba.njit(**{**OPTIONS, "fastmath": False})  # type: ignore[untyped-decorator]
 def write_cache(
     keys: FloatArray,
     values: FloatArray,
     slots: npt.NDArray[np.int64],
     block_size: int,
-    cache: FloatArray,
+    cache: StoredArray,
 ) -> None:
     """Store keys and values [tokens, kv_heads, head_dim] at slots [tokens] of one layer."""
     dims = keys.shape[2]
@@ -365,6 +378,6 @@ def write_cache(
         block, offset = slots[i] // block_size, slots[i] % block_size
         for h in range(keys.shape[1]):
             for d in range(dims):
-                cache[block, h, 0, d * block_size + offset] = keys[i, h, d]
+                cache[block, h, 0, d * block_size + offset] = as_stored(keys[i, h, d], cache)
             for d in range(dims):
-                cache[block, h, 1, offset * dims + d] = values[i, h, d]
+                cache[block, h, 1, offset * dims + d] = as_stored(values[i, h, d], cache)

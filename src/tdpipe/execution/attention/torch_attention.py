@@ -1,8 +1,9 @@
 """Paged attention in plain torch: the reference, for any device and dtype.
 
-Prefill of a whole prompt attends to its fresh keys, without a mask in memory. Decodes are gathered
-from the cache in groups of similar length, so that padding stays small. The heads that share a KV
-head are rows of one small matrix, so K and V are read once for all of them.
+Prefill of a whole prompt attends to its fresh keys, without a mask in memory, or to those that the
+cache gives back where it rounds them: how a prompt is cut must not change a result. Decodes are
+gathered from the cache in groups of similar length, so that padding stays small. The heads that
+share a KV head are rows of one small matrix, so K and V are read once for all of them.
 """
 
 import torch
@@ -64,7 +65,7 @@ def _prefill(
 ) -> Tensor:
     new, context = span.num_tokens, span.context_tokens
     keys, values = key.transpose(0, 1), value.transpose(0, 1)
-    if context > new:
+    if context > new or kv_cache.rounds:
         keys, values = kv_cache.read(layer, span.slots)
     mask = None
     if context > new or (window is not None and context > window):
