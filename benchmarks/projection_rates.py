@@ -33,6 +33,7 @@ from tdpipe.execution.models.packed_weights import (
     ReorderedInt8,
     ReorderedWeights,
 )
+from tdpipe.execution.row_kernels import FloatArray
 
 MODEL = "smollm2-135m-instruct"
 LAYERS, ROWS = 15, (1, 4, 8, 16, 32, 64, 256, 1024)
@@ -45,8 +46,9 @@ class PlainWeights:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, self._bias = weight, bias
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self._weight, self._bias)
+    def multiply(self, x: FloatArray) -> FloatArray:
+        """[rows, in] -> [rows, out]"""
+        return functional.linear(torch.from_numpy(x), self._weight, self._bias).numpy()
 
 
 def layouts(weight: Tensor) -> dict[str, PackedWeights]:
@@ -90,7 +92,7 @@ def main() -> None:
     runs: dict[str, dict[int, list[float]]] = {name: {} for name in matrices[0]}
     with torch.inference_mode():
         for count in rows:
-            inputs = [torch.randn(count, size) for size, _ in shapes.values()]
+            inputs = [torch.randn(count, size).numpy() for size, _ in shapes.values()]
             for _ in range(options.rounds):
                 for name, found in runs.items():
                     chosen = [one[name] for one in matrices]
@@ -104,14 +106,14 @@ def main() -> None:
     print(TABLES["projection_rates"](json.loads(path.read_text())))
 
 
-def seconds_of(weights: list[PackedWeights], inputs: list[Tensor], at_least_s: float) -> float:
+def seconds_of(weights: list[PackedWeights], inputs: list[FloatArray], at_least_s: float) -> float:
     """The median time of all products in order, the first pass not counted."""
     times: list[float] = []
     end_s = time.perf_counter() + at_least_s
     while len(times) < 3 or time.perf_counter() < end_s:
         before_s = time.perf_counter()
         for at, one in enumerate(weights):
-            one(inputs[at % len(inputs)])
+            one.multiply(inputs[at % len(inputs)])
         times.append(time.perf_counter() - before_s)
     return median(times[1:])
 

@@ -58,11 +58,10 @@ def test_quantization(tmp_path):
     run("quantization.py", "--smoke", "--folder", str(tmp_path))
     result = json.loads((tmp_path / "quantization.json").read_text())
     exact = result["perplexity"]["float32"]
-    for name, limit in (("int8", 0.1), ("float32-kv16", 1e-3), ("int8-kv16", 0.1)):
-        assert 0 < abs(result["perplexity"][name] / exact - 1) < limit
-        assert result["agreement"][name]["answers"] == 2
+    assert 0 < abs(result["perplexity"]["int8-kv16"] / exact - 1) < 0.1
+    assert result["agreement"]["int8-kv16"]["answers"] == 2
     table = make_tables.TABLES["quantization"](result)
-    assert "| float32 | float16 |" in table and "| int8 | float16 |" in table
+    assert "| float32 | float32 |" in table and "| int8 | float16 |" in table
 
 
 def test_simulated_vs_real(tmp_path):

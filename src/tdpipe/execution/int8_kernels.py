@@ -17,6 +17,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from tdpipe.execution.huge_pages import own_pages
 from tdpipe.execution.matrix_kernels import LEAST_AT_ONCE, LINE_BYTES, FloatArray
 from tdpipe.execution.vector_code import INT32, INT64, VectorCode
 
@@ -43,8 +44,9 @@ def to_int8_panels(weight: Int8Array) -> Int8Array:
     panels, groups = -(-outputs // PANEL), -(-inputs // INPUTS)
     filled = np.zeros((panels * PANEL, groups * INPUTS), np.int8)
     filled[:outputs, :inputs] = weight
-    by_panel = filled.reshape(panels, PANEL, groups, INPUTS).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(by_panel)
+    kept: Int8Array = own_pages((panels, groups, PANEL, INPUTS), np.int8)
+    kept[:] = filled.reshape(panels, PANEL, groups, INPUTS).transpose(0, 2, 1, 3)
+    return kept
 
 
 def _add_fours(builder: Any, left: Any, right: Any) -> Any:

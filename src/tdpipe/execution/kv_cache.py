@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tdpipe.execution.huge_pages import own_pages
+
 
 class KVCache:
     """Keys and values, each [layers, kv_heads, slots, head_dim].
@@ -63,7 +65,5 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     """Zeroed, not empty: padding reads block 0, and a NaN there would outlive its mask."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    # numpy asks the system for zero pages, which cost neither time nor memory until written to;
-    # torch would write all of them now.
     num_bytes = math.prod(shape) * torch.empty(0, dtype=dtype).element_size()
-    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(shape)
+    return torch.from_numpy(own_pages((num_bytes,), np.uint8)).view(dtype).view(shape)

@@ -18,6 +18,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from tdpipe.execution.huge_pages import own_pages
 from tdpipe.execution.vector_code import FLOAT, INT64, VectorCode, register_floats, sums_at_once
 
 FloatArray = npt.NDArray[np.float32]
@@ -35,7 +36,7 @@ def to_panels(weight: FloatArray) -> FloatArray:
     """Weights [outputs, inputs] as [panels, inputs, PANEL]; outputs are filled up with zeros."""
     outputs, inputs = weight.shape
     count, left = divmod(outputs, PANEL)
-    panels = np.zeros((count + bool(left), inputs, PANEL), np.float32)
+    panels: FloatArray = own_pages((count + bool(left), inputs, PANEL), np.float32)
     whole = weight[: count * PANEL].reshape(count, PANEL, inputs)
     panels[:count] = whole.transpose(0, 2, 1)
     if left:

@@ -127,7 +127,6 @@ class StageSession:
         free = free_kv_bytes(
             self.device, spec.memory_utilization, spec.num_ranks, spec.ranks_on_device
         )
-        give_back_heap()
         loaded = Loaded(spec.rank, weights, free, time.monotonic() - started_s)
         self._to_engine.send(encode(loaded))
 

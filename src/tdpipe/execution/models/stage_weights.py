@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tdpipe.core.errors import ConfigError
 from tdpipe.core.tensor_shard import Share, TensorShard
+from tdpipe.execution.device_memory import give_back_heap
 from tdpipe.execution.models.weight_files import files_of_tensors, readable
 
 if TYPE_CHECKING:
@@ -134,8 +135,9 @@ class StageWeights:
         self.close_files()
 
     def close_files(self) -> None:
-        """Give back the memory of what was read so far."""
+        """Give back the memory of what was read so far, and of what was freed since."""
         self._source.close_files()
+        give_back_heap()
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """One tensor, of the stage's dtype, on its device.
