@@ -194,9 +194,7 @@ def fit_stage(times: Mapping[Probe, float], grid: ProfileGrid, is_last: bool) ->
         elif probe.num_decodes and probe.context_tokens != grid.contexts[1]:
             rest_s = time_s - kv_token_s * load.decode_context_tokens
             decode[load.decode_sequences] = max(rest_s, LEAST_REMAINDER * time_s)
-    # A step of four sequences really may take less time than one of two: other kernels.
-    steps = ProfileTable(*zip(*sorted(decode.items()), strict=True))
-    return StageProfile(_rising(dense), steps, pair_s, kv_token_s, row_s, projection_s)
+    return StageProfile(rising(dense), rising(decode), pair_s, kv_token_s, row_s, projection_s)
 
 
 def _rate_s(
@@ -221,7 +219,7 @@ def _row_times_s(times: Mapping[Probe, float], grid: ProfileGrid) -> tuple[float
     return max(0.0, one - row_s), row_s
 
 
-def _rising(points: Mapping[int, float]) -> ProfileTable:
+def rising(points: Mapping[int, float]) -> ProfileTable:
     """A table in which more work never takes less time: what does was disturbed, and is cut."""
     counts = sorted(points)
     lowest_above = accumulate((points[count] for count in reversed(counts)), min)

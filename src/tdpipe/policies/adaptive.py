@@ -212,6 +212,11 @@ class Adaptive:
                 low = middle
             else:
                 high = middle - 1
+        # Where one more costs nothing, as while the weights' read takes longer, numbers decide.
+        share = min(fair.decode_sequences, len(at_hand), state.limits.max_num_seqs)
+        if low < share:
+            load = decode_load(share, contexts[share])
+            low = share if self.cost.stage_time_s(slowest, load) <= fair_s else low
         return at_hand[:low], contexts[low]
 
     # ---- prefill

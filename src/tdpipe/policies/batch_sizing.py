@@ -5,19 +5,20 @@ pays for. Four limits, in tokens per batch; the smallest counts:
 
 efficient   enough to compute near the best rate; a little less counts as enough while the cache is
             full, where small batches let finished requests be replaced sooner
-chain       the steps of the longest request follow each other, one a round. With batches of n
-            tokens, of time(n), the R tokens left take R / (n P) rounds; what the longest request
-            still needs then goes on almost alone:
-                run time(n) = R / n x time(n) + rounds alone x P x time(1)
-                rounds alone = max(0, longest - R / (n P))
-            The longest request that waits may be among the last to start. For it the run is the
-            batches of n tokens until all prompts are read, then decodes alone, as many to a batch
-            as there are requests, then rounds alone again. Of many the longest of all is seldom
-            the very last: of the last half to start, quarter and so on, each is taken with the
-            longest that so many have, starting in the middle of them. The limit is the largest n
-            with the least of the longer of the two chains: small batches make short rounds, which
-            pays where a batch of the least efficient size is hardly slower per token; large ones
-            let the last start sooner.
+chain       the steps of the longest request follow each other, one a round. In batches of n tokens
+            the waiting prompts take prompt tokens / (n - decodes beside them); then decodes alone
+            are left, n to a batch or as many as there are requests; what the longest request still
+            needs after as many rounds as these batches make goes on almost alone:
+                run time(n) = batches with prompts x time(n) + batches of decodes x time(decodes)
+                              + rounds alone x P x time(1)
+                rounds alone = max(0, longest - batches / P)
+            The longest request that waits may be among the last to start, when all prompts have
+            been read. Of many the longest of all is seldom the very last: of the last half to
+            start, quarter and so on, each is taken with the longest that so many have, starting in
+            the middle of them, and the very last at their end. The limit is the largest n with the
+            least run time: small batches make short rounds, which pays where a batch of the least
+            efficient size is hardly slower per token; large ones let the last start sooner. Batches
+            that decodes alone would fill let no prompt in.
 fill        while nothing decodes yet, the T tokens of waiting prompts pass P stages in batches of n
             tokens in (T / n + P - 1) x time(n): the n with the least of that
 flow        with a full cache, prompts can come in only as fast as decoding makes room:
@@ -61,7 +62,7 @@ class Outlook:
         output_tokens: expected from waiting and resident requests together.
         longest_tokens: expected remaining output of the longest resident request.
         longest_waiting_tokens: output of the longest waiting one, as far as one of so many goes;
-            the same of the last half to start, of the last quarter, and so on.
+            the same of the last half to start, of the last quarter, and so on, to a single one.
         decodes: mean decodes in a batch.
         room: share of the blocks that the forecast leaves free at its peak.
         is_full: nothing that waits fits the forecast.
@@ -150,27 +151,31 @@ class BatchSizing:
 
     def _chain_limit(self, outlook: Outlook) -> int:
         """The largest size with the least run time."""
-        run_times_s = [
-            (self._run_time_s(outlook, size, time_s), size) for size, time_s in self._times_s
-        ]
+        sizes = self._times_s
+        if outlook.prompt_tokens:
+            # Batches that their decodes fill would let no prompt in.
+            sizes = [one for one in sizes if one[0] > outlook.decodes] or sizes[-1:]
+        run_times_s = [(self._run_time_s(outlook, size, time_s), size) for size, time_s in sizes]
         least_s = min(run_times_s)[0]
         return max(size for run_s, size in run_times_s if run_s <= (1 + INDIFFERENCE) * least_s)
 
     def _run_time_s(self, outlook: Outlook, size: int, time_s: float) -> float:
-        """Of what is left, in batches of that size; the longer of two chains."""
-        batches = outlook.tokens_left / size
-        alone_s = self._alone_s(outlook.longest_tokens, batches)
-        # What waits: prompts until the last of them has started, then decodes, ever fewer.
+        """Of what is left, in batches of that size: prompts beside decodes, then decodes alone."""
         prompt_batches = outlook.prompt_tokens / max(1.0, size - outlook.decodes)
         decodes = max(1.0, min(size, outlook.num_requests / self.num_stages))
         left = max(0.0, outlook.output_tokens - prompt_batches * outlook.decodes)
         decode_batches = left / decodes
         decode_s = decode_batches * batch_time_s(self.cost, int(decodes))
+        alone_s = self._alone_s(outlook.longest_tokens, prompt_batches + decode_batches)
+        # The longest of a part starts when half of its prompts have been read, but of one when all.
+        waiting = outlook.longest_waiting_tokens
+        one = 0.5 ** (len(waiting) - 1)
+        behind = [prompt_batches * (0.5**halvings - one) / 2 for halvings in range(len(waiting))]
         last_alone_s = max(
-            self._alone_s(tokens, decode_batches + prompt_batches / 2 ** (halvings + 1))
-            for halvings, tokens in enumerate(outlook.longest_waiting_tokens)
+            self._alone_s(tokens, decode_batches + batches)
+            for tokens, batches in zip(waiting, behind, strict=True)
         )
-        return max(batches * time_s + alone_s, prompt_batches * time_s + decode_s + last_alone_s)
+        return prompt_batches * time_s + decode_s + max(alone_s, last_alone_s)
 
     def _alone_s(self, tokens: int, batches: float) -> float:
         """Time of the rounds that so many tokens of one request need beyond those of the others."""

@@ -2,7 +2,7 @@
 
 from tdpipe.cost.cost_model import BatchLoad, CostModel, slowest_stage_time_s
 
-# A batch of this many tokens computes at the best rate there is.
+# No batch is larger; by a roofline none computes at a better rate.
 MANY_TOKENS = 8192
 
 
@@ -25,15 +25,18 @@ def free_tokens(cost: CostModel, slack: float = 0.05) -> int:
 
 def efficient_tokens(cost: CostModel, share: float) -> int:
     """Fewest tokens with which a batch computes at `share` of the best rate."""
-    limit_s = batch_time_s(cost, MANY_TOKENS) / MANY_TOKENS / share
-    low, high = 1, MANY_TOKENS
-    while low < high:
+    # Where times were measured, that of smaller batches may be the best, by chance or not.
+    sizes = [1 << power for power in range(MANY_TOKENS.bit_length())]
+    limit_s = min(batch_time_s(cost, size) / size for size in sizes) / share
+    high = next(size for size in sizes if batch_time_s(cost, size) <= limit_s * size)
+    low = high // 2
+    while low + 1 < high:
         middle = (low + high) // 2
         if batch_time_s(cost, middle) <= limit_s * middle:
             high = middle
         else:
-            low = middle + 1
-    return low
+            low = middle
+    return high
 
 
 def batch_time_s(cost: CostModel, num_tokens: int) -> float:

@@ -8,6 +8,8 @@ from tdpipe.cost.cost_model import BatchLoad
 from tdpipe.cost.hardware_catalogue import find_device
 from tdpipe.cost.model_catalogue import find_model
 from tdpipe.cost.placement import place
+from tdpipe.cost.profile_table import ProfileTable
+from tdpipe.cost.profiled_cost import ProfiledCost, StageProfile
 from tdpipe.policies.adaptive import Adaptive, hold_back
 from tdpipe.policies.admission_order import AdmissionOrder
 from tdpipe.policies.batch_sizing import BatchSizing, Outlook
@@ -106,10 +108,15 @@ def test_saturation_points_are_where_the_roofline_bends():
     assert bend < efficient < efficient_tokens(cost, 0.98) < 500
 
 
+def waiting(*tokens):
+    """The longest of 8192 requests, of half of them and so on; the last parts have 100 tokens."""
+    return (*tokens, *[100] * (14 - len(tokens)))
+
+
 def outlook(**changes):
     settings = {
         "prompt_tokens": 10**6, "output_tokens": 10**6, "longest_tokens": 100,
-        "longest_waiting_tokens": (100,), "decodes": 50.0, "room": 1.0, "is_full": False,
+        "longest_waiting_tokens": waiting(), "decodes": 50.0, "room": 1.0, "is_full": False,
         "all_fit": False, "num_requests": 10**4,
     }  # fmt: skip
     return Outlook(**{**settings, **changes})
@@ -124,14 +131,14 @@ def test_each_limit_of_the_batch_size():
     assert size.limit == "chain" and 180 <= size.tokens <= 205
     # A waiting request has fewer rounds: with 200 tokens, 150 of them prefill, those that follow
     # 10**6 / 150 of 10,000 batches, 833 rounds, and as many from the middle of the prompts on.
-    later = sizing.size(outlook(longest_waiting_tokens=(1600,)))
+    later = sizing.size(outlook(longest_waiting_tokens=waiting(1600)))
     assert later.limit == "chain" and sizing.free <= later.tokens <= size.tokens
     # The last half to start has half of those rounds of prompts.
-    assert sizing.size(outlook(longest_waiting_tokens=(1600, 1100))) == later
-    last = sizing.size(outlook(longest_waiting_tokens=(1600, 1500)))
+    assert sizing.size(outlook(longest_waiting_tokens=waiting(1600, 1100))) == later
+    last = sizing.size(outlook(longest_waiting_tokens=waiting(1600, 1500)))
     assert last.tokens < later.tokens
     # As soon as there is nothing to gain, all that waits is prefilled at full speed.
-    hopeless = outlook(longest_waiting_tokens=(10**5,), output_tokens=10**4)
+    hopeless = outlook(longest_waiting_tokens=waiting(10**5), output_tokens=10**4)
     assert sizing.size(hopeless).tokens > 0.9 * sizing.ample
     # A full cache: 90 decodes a batch make room for as many prompt tokens.
     assert sizing.size(outlook(decodes=90.0, room=0.05)) == (180, "flow")
@@ -144,6 +151,18 @@ def test_each_limit_of_the_batch_size():
     # Too few to decode on their own: prompts are kept to fill their batches up.
     scarce = outlook(all_fit=True, num_requests=4 * sizing.ample - 1)
     assert sizing.size(scarce) == (sizing.ample, "efficient")
+
+
+def test_a_single_prompt_starts_when_it_has_been_read():
+    """The longest of two starts, on average, when half of the second one's has."""
+    sizing = BatchSizing(place(find_model("llama-2-13b"), find_device("L20"), 4).cost())
+    few = {"prompt_tokens": 2000, "output_tokens": 10**4, "num_requests": 200}
+    one, two = (
+        sizing._run_time_s(outlook(longest_waiting_tokens=lengths, **few), 150, 0.1)
+        for lengths in ((300,), (300, 100))
+    )
+    # 2000 prompt tokens beside 50 decodes take 20 batches: a quarter of them is one round and 1/4.
+    assert one - two == pytest.approx(1.25 * 4 * batch_time_s(sizing.cost, 1))
 
 
 def test_an_empty_pipeline_is_filled_by_a_few_prompts_in_several_batches():
@@ -202,6 +221,42 @@ def test_a_lane_takes_its_share_of_time_not_of_requests():
         add_resident(state, make_request(index, 20))
     lane, _ = Adaptive(make_cost(2))._next_lane(state)
     assert lane[0] is long[0] and len(lane) < 11
+
+
+def measured(decode_s, dense_s=None):
+    """Two equal stages by tables of tokens and seconds."""
+    decode, dense = (
+        ProfileTable(*zip(*one.items(), strict=True)) for one in (decode_s, dense_s or decode_s)
+    )
+    return ProfiledCost((StageProfile(dense, decode),) * 2, 0.0, 0.0, (1, 1))
+
+
+@pytest.mark.parametrize("num_decodes", [7, 8, 20])
+def test_a_lane_takes_half_where_one_more_costs_nothing(num_decodes):
+    """Steps of 1 to 16 sequences take the read of the weights, and the contexts nothing."""
+    state = make_state(make_limits(num_stages=2, num_blocks=2000))
+    for index in range(num_decodes):
+        add_resident(state, make_request(index, 20))
+    lane, _ = Adaptive(measured({1: 0.02, 16: 0.02, 32: 0.04}))._next_lane(state)
+    assert len(lane) == -(-num_decodes // 2)
+
+
+def test_the_best_rate_may_be_that_of_few_tokens():
+    """Where 64 tokens were the fastest, if by chance, more are nothing to wait for."""
+    cost = measured({1: 0.02, 16: 0.02, 64: 0.064, 128: 0.14, 1024: 1.13})
+    assert efficient_tokens(cost, 0.98) == 52
+    assert efficient_tokens(cost, 0.75) == 15 and efficient_tokens(cost, 0.5) == 10
+
+
+def test_a_prompt_gets_in_beside_the_decodes():
+    """A batch of nine costs no more than one; but ten decodes would leave no room for a prompt."""
+    sizing = BatchSizing(measured({1: 0.02, 9: 0.02, 64: 0.09, 1024: 1.4}))
+    assert sizing.free == 9
+    last = outlook(
+        prompt_tokens=60, output_tokens=2000, longest_tokens=150, longest_waiting_tokens=(90,),
+        decodes=10.0, num_requests=21,
+    )  # fmt: skip
+    assert sizing.size(last).tokens > 10
 
 
 def test_requests_without_a_block_wait_while_most_of_the_lane_goes_on():
