@@ -19,8 +19,15 @@ from tdpipe.core.block_pool import blocks_for
 from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
 from tdpipe.cost.memory_plan import block_bytes
+from tdpipe.execution.attention.attention_backend import AttentionMetadata
 from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.batch_tensors import build_batch
+from tdpipe.execution.decode_graphs import (
+    MOST_ROWS,
+    CudaGraphRecorder,
+    DecodeGraphs,
+    GraphShape,
+)
 from tdpipe.execution.device_memory import free_kv_bytes
 from tdpipe.execution.models.decoder import StageModel
 from tdpipe.execution.models.model_source import load_config
@@ -63,9 +70,30 @@ class WholeModel:
         )  # fmt: skip
         for layer in (*self._cache.keys, *self._cache.values):
             layer.uniform_(-1.0, 1.0)
+        self._graphs = self._recorded(max(probe.num_decodes for probe in probes), longest)
         # All of the cache has been written: decodes may read any of it.
         self._batches = ProbeBatches(self._limits, num_written=num_blocks)
         self._table = SequenceTable(blocks_for(longest, BLOCK_SIZE))
+
+    def _recorded(self, most_decodes: int, longest: int) -> DecodeGraphs | None:
+        """As a stage records its decodes; None where it does not."""
+        if self._device.type != "cuda" or not self._attention.is_recorded or not most_decodes:
+            return None
+        shape = GraphShape(
+            max_rows=min(most_decodes, MOST_ROWS),
+            max_blocks=blocks_for(longest, BLOCK_SIZE),
+            block_size=BLOCK_SIZE,
+            hidden_size=self.shape.hidden_size,
+            dtype=self._cache.dtype,
+            device=self._device,
+            takes_tokens=True,
+        )
+        return DecodeGraphs(self._computed, shape, CudaGraphRecorder())
+
+    def _computed(
+        self, given: torch.Tensor, positions: torch.Tensor, meta: AttentionMetadata
+    ) -> torch.Tensor:
+        return self._model(given, positions, self._cache, self._attention, meta)
 
     def fits(self, probe: Probe) -> bool:
         """Whether the cache holds it."""
@@ -88,9 +116,10 @@ class WholeModel:
         batch = build_batch(plan, self._table, BLOCK_SIZE, self._device)
         settle(self._device)
         ready_s = time.perf_counter()
-        hidden = self._model(
-            batch.token_ids, batch.positions, self._cache, self._attention, batch.attention
-        )
+        if self._graphs is not None and self._graphs.hold(batch):
+            hidden = self._graphs.run(batch.token_ids, batch)
+        else:
+            hidden = self._computed(batch.token_ids, batch.positions, batch.attention)
         self._model.project(hidden[batch.sampled_rows])
         launched_s = time.perf_counter()
         settle(self._device)

@@ -3,9 +3,6 @@ its kernels compile for devices that are not there.
 """
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +12,7 @@ from tdpipe.execution.attention import choose_attention as choice
 from tdpipe.execution.attention.attention_backend import AttentionMetadata, PrefillSpan
 from tdpipe.execution.attention.torch_attention import TorchAttention
 from tdpipe.execution.kv_cache import KVCache
+from triton_process import run_cases
 
 triton = pytest.importorskip("triton")
 
@@ -39,30 +37,13 @@ POINTERS = {
 }
 
 
-def run_cases(**environment):
-    """The cases in a process of its own: importing triton settles whether it interprets."""
-    cases = Path(__file__).with_name("triton_cases.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        command,
-        cwd=Path(__file__).parents[2],
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-    assert " passed" in result.stdout and "skipped" not in result.stdout
-
-
 def test_results_in_the_interpreter():
-    run_cases(TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    run_cases("triton_cases.py", TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_results_on_a_device():
-    run_cases()
+    run_cases("triton_cases.py")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from lone_stage import save_llama, stage_spec
 from tdpipe.execution import stage_session
 from tdpipe.execution.models.decoder import StageModel
-from tdpipe.execution.wire import StageSpec, decode_from_stage
+from tdpipe.execution.wire import decode_from_stage
 
 # Kernels are a process's own: in a new one, those that a run adds to the warm-up's are counted.
 SCRIPT = """
@@ -42,18 +42,9 @@ print(json.dumps([before, compiled()]))
 """
 
 
-def save_model(folder):
-    config = LlamaConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-
-
 @pytest.mark.parametrize(("num_plans", "stored"), [(1, "float32"), (2, "float32"), (2, "float16")])
 def test_a_run_compiles_nothing_more(num_plans, stored, tmp_path):
-    save_model(tmp_path)
+    save_llama(tmp_path)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(num_plans), stored]
     tests = Path(__file__).parent.parent
     run = subprocess.run(command, capture_output=True, text=True, cwd=tests, timeout=300)
@@ -66,13 +57,8 @@ def test_a_run_compiles_nothing_more(num_plans, stored, tmp_path):
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_stage_computes_them_before_it_says_that_it_is_ready(stage, tmp_path, monkeypatch):
-    save_model(tmp_path)
-    spec = StageSpec(
-        stage=stage, num_stages=2, model_folder=str(tmp_path), first_layer=stage,
-        end_layer=stage + 1, dtype="float32", device="cpu", cores=(),
-        threads=torch.get_num_threads(), block_size=16, max_model_len=64, memory_utilization=0.5,
-        engine_address="", stage_address="", rendezvous="", folder=str(tmp_path),
-    )  # fmt: skip
+    save_llama(tmp_path)
+    spec = stage_spec(tmp_path, stage=stage, num_stages=2, first_layer=stage, end_layer=stage + 1)
     happened = []
 
     class ToEngine:

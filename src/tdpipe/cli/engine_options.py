@@ -55,6 +55,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="auto (default: the one trained for the model, else online), online, max-tokens, "
         "constant:N, or a file of `tdpipe lengths train`",
     )
+    add_enforce_eager(group)
     group.add_argument("--block-size", type=int, help="tokens in a KV block (default 32)")
     group.add_argument("--max-num-seqs", type=int, help="sequences in a batch (default 256)")
     group.add_argument(
@@ -88,6 +89,16 @@ def add_load_format(group: "argparse._ActionsContainer") -> None:
     group.add_argument(
         "--load-format",
         help=f"of the weights, one of {', '.join(LOAD_FORMATS)}: the model's (default), or random",
+    )
+
+
+def add_enforce_eager(group: "argparse._ActionsContainer") -> None:
+    """Add the option that turns CUDA graphs off."""
+    group.add_argument(
+        "--enforce-eager",
+        action="store_true",
+        default=None,
+        help="on CUDA, launch the kernels of decodes one by one instead of as recorded graphs",
     )
 
 

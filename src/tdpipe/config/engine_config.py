@@ -51,6 +51,8 @@ class EngineConfig:
             measurements without a checkpoint: the folder needs a config.json and a tokenizer.
         quantization: int8 rounds the weights to one byte each, a scale for each output channel,
             and activations row by row; float32 on CPU only. None computes in `dtype`.
+        enforce_eager: on CUDA launch the kernels of decodes one by one, instead of recording them
+            as graphs before the first run: slower, but ready sooner.
         block_size: tokens in a KV block.
         max_num_seqs: sequences in a batch, at most.
         max_num_batched_tokens: tokens of several prompts in a batch, at most.
@@ -84,6 +86,7 @@ class EngineConfig:
     length_predictor: "str | LengthPredictor" = field(default="auto")
     load_format: str = "auto"
     quantization: str | None = None
+    enforce_eager: bool = False
     block_size: int = 32
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
@@ -125,9 +128,9 @@ class EngineConfig:
         self._check_stage_devices()
         if self.quantization is not None:
             _require_choice("quantization", self.quantization, QUANTIZATIONS)
-        if not isinstance(self.enable_prefix_caching, bool):
-            value = self.enable_prefix_caching
-            raise ConfigError("enable_prefix_caching", value, "use True or False")
+        for name in ("enable_prefix_caching", "enforce_eager"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(name, getattr(self, name), "use True or False")
         share = self.gpu_memory_utilization
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise ConfigError("gpu_memory_utilization", share, "use more than 0, up to 1")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tdpipe.core.batch_plan import BatchPlan, SequenceSlice
 from tdpipe.execution.attention.attention_backend import AttentionMetadata, PrefillSpan
+from tdpipe.execution.host_staging import to_device
 from tdpipe.execution.sequence_table import SequenceTable
 
 Int64Array = npt.NDArray[np.int64]
@@ -42,7 +43,7 @@ def build_batch(
     last_slots = _last_slots(tables, lengths, block_size)
 
     def move(array: npt.NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
+        return to_device(torch.from_numpy(array), device)
 
     metadata = AttentionMetadata(
         num_prefill_tokens=sum(piece.num_tokens for piece in prefills),
@@ -79,7 +80,7 @@ def _prefill_spans(
         at = np.arange(context)
         blocks = table.row(piece.request_id)[at // block_size].astype(np.int64)
         slots = blocks * block_size + at % block_size
-        on_device = torch.from_numpy(slots).to(device, non_blocking=True)
+        on_device = to_device(torch.from_numpy(slots), device)
         spans.append(PrefillSpan(first_row, piece.num_tokens, context, on_device))
         new_slots.append(slots[piece.start :])
         first_row += piece.num_tokens

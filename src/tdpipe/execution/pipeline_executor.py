@@ -46,7 +46,7 @@ START_LIMIT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class PipelineSpec:
-    """A pipeline to start: `layers` per stage."""
+    """A pipeline to start: `layers` per stage; decodes of up to `graph_rows` are recorded."""
 
     model_folder: Path
     layers: tuple[int, ...]
@@ -58,6 +58,7 @@ class PipelineSpec:
     load_format: str = "auto"
     quantization: str | None = None
     kv_cache_dtype: str = "auto"
+    graph_rows: int = 0
     tensor_parallel_size: int = 1
 
 
@@ -313,6 +314,7 @@ class PipelineExecutor:
                 load_format=spec.load_format,
                 quantization=spec.quantization,
                 kv_cache_dtype=spec.kv_cache_dtype,
+                graph_rows=spec.graph_rows,
                 tensor_rank=tensor_rank,
                 tensor_parallel_size=spec.tensor_parallel_size,
             )

@@ -3,6 +3,8 @@
 plan from engine -> apply deltas -> hidden states in -> layers -> hidden states out
                                   stage with the head's layer: forecast lengths, report
                                                         last stage: project, sample, report
+
+A card computes by itself: while it does, the stage makes the tensors of the next batch.
 """
 
 import time
@@ -12,12 +14,20 @@ from pathlib import Path
 
 import torch
 import zmq
+from torch import Tensor
 
 from tdpipe.core.batch_plan import BatchPlan, Sample
 from tdpipe.core.block_pool import blocks_for
 from tdpipe.core.tensor_shard import tensor_shards
+from tdpipe.execution.attention.attention_backend import AttentionMetadata
 from tdpipe.execution.attention.choose_attention import choose_attention
 from tdpipe.execution.batch_tensors import BatchTensors, build_batch
+from tdpipe.execution.decode_graphs import (
+    MOST_ROWS,
+    CudaGraphRecorder,
+    DecodeGraphs,
+    GraphShape,
+)
 from tdpipe.execution.device_memory import free_kv_bytes, give_back_heap
 from tdpipe.execution.fault_injection import fault_for
 from tdpipe.execution.host_staging import HostStaging
@@ -63,6 +73,8 @@ class StageSession:
         self._queue: deque[Run | Reset] = deque()
         self._stopping = False
         self.batch_id: int | None = None
+        self._prepares_ahead = self.device.type == "cuda"
+        self._ahead: BatchTensors | None = None  # of the batch at the head of the queue
         self._strike = fault_for(spec.stage, spec.tensor_rank)
         if self.device.type == "cpu":
             torch.set_num_threads(spec.threads)
@@ -122,6 +134,7 @@ class StageSession:
             if spec.first_layer < head.depth <= spec.end_layer:
                 self.prompt_reader = PromptReader(head)
         self.attention = choose_attention(self.dtype, self.device)
+        self.graphs: DecodeGraphs | None = None
         self.table = SequenceTable(blocks_for(spec.max_model_len, spec.block_size))
         self.config = config
         free = free_kv_bytes(
@@ -149,8 +162,7 @@ class StageSession:
 
     def _warm_up(self) -> None:
         for plan in warm_up_plans(self.spec.block_size):
-            self.table.apply(plan)
-            batch = build_batch(plan, self.table, self.spec.block_size, self.device)
+            batch = self._tensors(plan)
             given = batch.token_ids
             if not self.links.is_first:
                 size = plan.num_tokens, self.config.hidden_size
@@ -159,8 +171,24 @@ class StageSession:
             if self.links.is_last:
                 self.model.project(hidden[batch.sampled_rows])
         self.table.clear()
+        self._record_decodes()
         self._await_card()
         self.ranks.take_seconds()
+
+    def _record_decodes(self) -> None:
+        spec = self.spec
+        if not spec.graph_rows or not self.attention.is_recorded:
+            return
+        shape = GraphShape(
+            max_rows=min(spec.graph_rows, MOST_ROWS),
+            max_blocks=blocks_for(spec.max_model_len, spec.block_size),
+            block_size=spec.block_size,
+            hidden_size=self.config.hidden_size,
+            dtype=self.dtype,
+            device=self.device,
+            takes_tokens=self.links.is_first,
+        )
+        self.graphs = DecodeGraphs(self._layers, shape, CudaGraphRecorder())
 
     # ---- messages
 
@@ -171,16 +199,19 @@ class StageSession:
         earlier one is computed.
         """
         while not self._stopping and (not self._queue or self._from_engine.poll(0)):
-            message = decode_to_stage(self._from_engine.recv())
-            if isinstance(message, Allocate):
-                self._allocate(message.num_blocks)
-            elif isinstance(message, Stop):
-                self._stopping = True
-            else:
-                self._queue.append(message)
-                if isinstance(message, Run):
-                    self.links.post_receive(message.plan.batch_id, message.plan.num_tokens)
+            self._take_message()
         return not self._stopping
+
+    def _take_message(self) -> None:
+        message = decode_to_stage(self._from_engine.recv())
+        if isinstance(message, Allocate):
+            self._allocate(message.num_blocks)
+        elif isinstance(message, Stop):
+            self._stopping = True
+        else:
+            self._queue.append(message)
+            if isinstance(message, Run):
+                self.links.post_receive(message.plan.batch_id, message.plan.num_tokens)
 
     def _reset(self) -> None:
         self.table.clear()
@@ -193,8 +224,7 @@ class StageSession:
     def _run_batch(self, plan: BatchPlan) -> None:
         start_s = time.monotonic()
         self.batch_id = plan.batch_id
-        self.table.apply(plan)
-        batch = build_batch(plan, self.table, self.spec.block_size, self.device)
+        batch, self._ahead = self._ahead or self._tensors(plan), None
         given = batch.token_ids
         if not self.links.is_first:
             given = self.links.receive(plan.batch_id)
@@ -203,6 +233,7 @@ class StageSession:
             self.ranks.take_seconds()
         self._strike(plan)
         hidden, forecasts = self._read(plan, given, batch)
+        self._prepare_next()
         samples: tuple[Sample, ...] = ()
         if not self.links.is_last:
             self.links.send(plan.batch_id, hidden)
@@ -218,9 +249,21 @@ class StageSession:
         self._to_engine.send(encode(done))
         self.batch_id = None
 
+    def _tensors(self, plan: BatchPlan) -> BatchTensors:
+        self.table.apply(plan)
+        return build_batch(plan, self.table, self.spec.block_size, self.device)
+
+    def _prepare_next(self) -> None:
+        if not self._prepares_ahead:
+            return
+        while not self._stopping and not self._queue and self._from_engine.poll(0):
+            self._take_message()
+        if self._queue and isinstance(message := self._queue[0], Run):
+            self._ahead = self._tensors(message.plan)
+
     def _read(
-        self, plan: BatchPlan, given: torch.Tensor, batch: BatchTensors
-    ) -> tuple[torch.Tensor, dict[int, int]]:
+        self, plan: BatchPlan, given: Tensor, batch: BatchTensors
+    ) -> tuple[Tensor, dict[int, int]]:
         """As `_hidden`, with forecasts for the prompts that end here, if this stage makes them."""
         ends = self.prompt_reader.ends(plan) if self.prompt_reader is not None else []
         if not ends or self.prompt_reader is None:
@@ -231,12 +274,21 @@ class StageSession:
         return hidden, self.prompt_reader.read(ends, probe.states)
 
     def _hidden(
-        self, given: torch.Tensor, batch: BatchTensors, probes: Sequence[StateProbe] = ()
-    ) -> torch.Tensor:
+        self, given: Tensor, batch: BatchTensors, probes: Sequence[StateProbe] = ()
+    ) -> Tensor:
         """Token ids or hidden states of a batch through this stage's layers."""
-        hidden: torch.Tensor = self.model(
-            given, batch.positions, self.kv_cache, self.attention, batch.attention, probes
-        )
+        if self.graphs is not None and self.graphs.hold(batch):
+            return self.graphs.run(given, batch)  # only prompts are probed
+        return self._layers(given, batch.positions, batch.attention, probes)
+
+    def _layers(
+        self,
+        given: Tensor,
+        positions: Tensor,
+        meta: AttentionMetadata,
+        probes: Sequence[StateProbe] = (),
+    ) -> Tensor:
+        hidden: Tensor = self.model(given, positions, self.kv_cache, self.attention, meta, probes)
         return hidden
 
     def _await_card(self) -> None:
@@ -244,9 +296,7 @@ class StageSession:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
-    def _sample(
-        self, plan: BatchPlan, batch: BatchTensors, hidden: torch.Tensor
-    ) -> tuple[Sample, ...]:
+    def _sample(self, plan: BatchPlan, batch: BatchTensors, hidden: Tensor) -> tuple[Sample, ...]:
         for request_id in plan.released:
             self.sampler.release(request_id)
         for start in plan.starts:

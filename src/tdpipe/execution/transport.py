@@ -52,6 +52,10 @@ class StageLinks:
         self._hidden_size = hidden_size
         self._dtype = dtype
         self._device = device
+        # Of its own: nccl begins when the stream that asked for a message has done all before it.
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda" and staging is None:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._receiving: dict[int, tuple[Tensor, dist.Work | None]] = {}
         self._sending: deque[tuple[Tensor, dist.Work]] = deque()
 
@@ -59,11 +63,12 @@ class StageLinks:
         """Begin to receive a batch's hidden states; a second call for it does nothing."""
         if self.is_first or batch_id in self._receiving:
             return
-        buffer = self._buffer(num_tokens)
         work = None
-        if self._ranks.is_first:
-            with link_to("the stage before"):
-                work = dist.irecv(buffer, src=self._before, tag=batch_id % NUM_TAGS)
+        with torch.cuda.stream(self._stream):  # None changes nothing
+            buffer = self._buffer(num_tokens)
+            if self._ranks.is_first:
+                with link_to("the stage before"):
+                    work = dist.irecv(buffer, src=self._before, tag=batch_id % NUM_TAGS)
         self._receiving[batch_id] = (buffer, work)
 
     def receive(self, batch_id: int) -> Tensor:
@@ -74,6 +79,8 @@ class StageLinks:
                 work.wait()
         if self._staging is not None:
             buffer = self._staging.to_device(buffer)
+        if self._stream is not None:
+            buffer.record_stream(torch.cuda.current_stream(self._device))
         return self._ranks.from_first(buffer)
 
     def send(self, batch_id: int, hidden: Tensor) -> None:

@@ -101,7 +101,8 @@ class StageSpec(msgspec.Struct, frozen=True):
     `host_staging` hidden states go from stage to stage through host memory. `length_predictor` is
     the file of a predictor whose head a stage applies to hidden states; empty for none.
     `load_format`, `quantization` and `kv_cache_dtype` as in EngineConfig.
-    `tensor_rank` says which of the `tensor_parallel_size` processes of the stage it is.
+    Decodes of up to `graph_rows` sequences are recorded as graphs where the device has them; 0 for
+    none. `tensor_rank` says which of the `tensor_parallel_size` processes of the stage it is.
     """
 
     stage: int
@@ -128,6 +129,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     load_format: str = "auto"
     quantization: str | None = None
     kv_cache_dtype: str = "auto"
+    graph_rows: int = 0
     tensor_rank: int = 0
     tensor_parallel_size: int = 1
 

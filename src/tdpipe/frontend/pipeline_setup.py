@@ -67,6 +67,16 @@ class PipelineSetup:
         """Whether that is not what the model computes in."""
         return self.kv_dtype != self.dtype
 
+    @property
+    def graph_rows(self) -> int:
+        """Sequences of the largest decode that stages record as a graph; 0 for none.
+
+        Ranks that share a stage meet within its layers, in ways that are not all recordable.
+        """
+        config = self.config
+        records = self.device == "cuda" and config.tensor_parallel_size == 1
+        return config.max_num_seqs if records and not config.enforce_eager else 0
+
     def executor(self, folder: Path, length_predictor: Path | None = None) -> PipelineExecutor:
         """Start the stage processes; returns before they are up.
 
@@ -89,6 +99,7 @@ class PipelineSetup:
                 load_format=config.load_format,
                 quantization=config.quantization,
                 kv_cache_dtype=config.kv_cache_dtype,
+                graph_rows=self.graph_rows,
                 tensor_parallel_size=config.tensor_parallel_size,
             ),
             self._launcher(),

@@ -15,6 +15,7 @@ from tdpipe.cli.engine_options import add_engine_options, engine_settings
         (["--enable-prefix-caching", "-p", "2"],
          {"enable_prefix_caching": True, "pipeline_parallel_size": 2}),
         (["--kv-cache-dtype", "float16"], {"kv_cache_dtype": "float16"}),
+        (["--enforce-eager"], {"enforce_eager": True}),
         (["--stage-devices", "cuda:0,cuda:0", "--load-format", "dummy"],
          {"stage_devices": "cuda:0,cuda:0", "load_format": "dummy"}),
     ],

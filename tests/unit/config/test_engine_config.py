@@ -22,6 +22,7 @@ BAD = [
     ("length_predictor", 7), ("block_size", 0), ("max_num_seqs", -1),
     ("max_num_batched_tokens", 0), ("threads_per_stage", 0), ("seed", 1.5),
     ("enable_prefix_caching", "no"), ("kv_cache_dtype", "fp8"), ("kv_cache_dtype", None),
+    ("enforce_eager", 1),
 ]  # fmt: skip
 
 

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from tdpipe.execution.kv_cache import KVCache
 
+# The slot of a row whose key and value are not kept: padding of recorded decodes.
+NOT_KEPT = -1
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillSpan:
@@ -85,7 +88,8 @@ class AttentionMetadata:
     Attributes:
         num_prefill_tokens: rows before the first decode.
         prefills: the prefill spans.
-        slot_mapping: [tokens] int64, cache slot of each row's own token.
+        slot_mapping: [tokens] int64, cache slot of each row's own token; NOT_KEPT in padding, which
+            only backends that are recorded meet.
         decode_lengths: [decodes] int64, tokens in each context, the present one included.
         block_tables: [decodes, blocks] int32, padded with 0, for kernels that page themselves.
         block_size: tokens in a block.
@@ -112,10 +116,13 @@ class AttentionBackend(Protocol):
     Attributes:
         cache_class: the layout of the cache that it reads.
         on_core: whether it computes on arrays, as models.core_layer does; float32 on CPU.
+        is_recorded: whether decodes may be recorded as a graph: what it launches for them depends
+            on how many they are and on the width of their block tables alone.
     """
 
     cache_class: type[KVCache]
     on_core: bool
+    is_recorded: bool
 
     def forward(
         self,

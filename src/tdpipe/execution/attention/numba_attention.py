@@ -62,6 +62,7 @@ class NumbaAttention:
 
     cache_class: type[KVCache] = CompiledKVCache
     on_core = True
+    is_recorded = False
 
     def forward(
         self,

@@ -26,6 +26,7 @@ class TorchAttention:
 
     cache_class: type[KVCache] = KVCache
     on_core = False
+    is_recorded = False
 
     def forward(
         self,

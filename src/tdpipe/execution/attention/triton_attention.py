@@ -27,6 +27,7 @@ from tdpipe.execution.attention.triton_kernels import (
     prefill_kernel,
     write_kernel,
 )
+from tdpipe.execution.host_staging import to_device
 from tdpipe.execution.kv_cache import KVCache
 
 # More than any context: a window that leaves nothing out.
@@ -52,6 +53,7 @@ class TritonAttention:
 
     cache_class: type[KVCache] = KVCache
     on_core = False
+    is_recorded = True
 
     def __init__(self, multiprocessors: int) -> None:
         self._multiprocessors = multiprocessors
@@ -209,7 +211,7 @@ def prefill_tiles(spans: Sequence[PrefillSpan], rows: int, device: torch.device)
         first_slot += span.context_tokens
     # Those with most to see start first, so that no long one is left for the end.
     tiles.sort(key=lambda tile: tile[2], reverse=True)
-    on_device = torch.tensor(tiles, dtype=torch.int32).to(device, non_blocking=True)
+    on_device = to_device(torch.tensor(tiles, dtype=torch.int32), device)
     slots = spans[0].slots if len(spans) == 1 else torch.cat([span.slots for span in spans])
     return PrefillTiles(on_device, slots)
 

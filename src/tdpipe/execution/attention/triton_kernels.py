@@ -34,19 +34,20 @@ def write_kernel(
 ):
     """Store one token's key and value [kv_heads, head_dim] at its slot of a layer.
 
-    keys, values: [kv_heads, slots, head_dim]; slot_mapping: [tokens] int64.
-    Grid: (tokens,).
+    keys, values: [kv_heads, slots, head_dim]; slot_mapping: [tokens] int64, negative where they are
+    not kept. Grid: (tokens,).
     """
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_mapping + row)
-    head = tl.arange(0, heads)[:, None].to(tl.int64)
-    dim = tl.arange(0, dims)[None]
-    mask = (head < num_kv_heads) & (dim < head_dim)
-    to = head * cache_head_stride + slot * head_dim + dim
-    new_key = tl.load(key + row * key_row_stride + head * key_head_stride + dim, mask=mask)
-    tl.store(keys + to, new_key, mask=mask)
-    new_value = tl.load(value + row * value_row_stride + head * value_head_stride + dim, mask=mask)
-    tl.store(values + to, new_value, mask=mask)
+    if slot >= 0:
+        head = tl.arange(0, heads)[:, None].to(tl.int64)
+        dim = tl.arange(0, dims)[None]
+        mask = (head < num_kv_heads) & (dim < head_dim)
+        to = head * cache_head_stride + slot * head_dim + dim
+        new_key = tl.load(key + row * key_row_stride + head * key_head_stride + dim, mask=mask)
+        tl.store(keys + to, new_key, mask=mask)
+        value_at = row * value_row_stride + head * value_head_stride + dim
+        tl.store(values + to, tl.load(value + value_at, mask=mask), mask=mask)
 
 
 @triton.jit
