@@ -9,8 +9,8 @@ chain       the steps of the longest request follow each other, one a round. In 
             the waiting prompts take prompt tokens / (n - decodes beside them); then decodes alone
             are left, n to a batch or as many as there are requests; what the longest request still
             needs after as many rounds as these batches make goes on almost alone:
-                run time(n) = batches with prompts x time(n) + batches of decodes x time(decodes)
-                              + rounds alone x P x time(1)
+                run time(n) = batches with prompts x time(n) + batches of decodes x step(decodes)
+                              + rounds alone x P x step(1)
                 rounds alone = max(0, longest - batches / P)
             The longest request that waits may be among the last to start, when all prompts have
             been read. Of many the longest of all is seldom the very last: of the last half to
@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 from typing import NamedTuple
 
-from tdpipe.cost.cost_model import CostModel
+from tdpipe.cost.cost_model import CostModel, decode_load, slowest_stage_time_s
 from tdpipe.policies.saturation import batch_time_s, efficient_tokens, free_tokens
 
 AMPLE_SHARE, SCARCE_SHARE = 0.98, 0.95
@@ -101,7 +101,7 @@ class BatchSizing:
         self.free = free_tokens(cost)
         self.ample = efficient_tokens(cost, AMPLE_SHARE)
         self.scarce = efficient_tokens(cost, SCARCE_SHARE)
-        self._batch_alone_s = batch_time_s(cost, 1)
+        self._batch_alone_s = slowest_stage_time_s(cost, decode_load(1, 0))
         sizes = [self.free]
         while sizes[-1] < self.ample:
             sizes.append(int(sizes[-1] * STEP_RATIO) + 1)
@@ -165,7 +165,7 @@ class BatchSizing:
         decodes = max(1.0, min(size, outlook.num_requests / self.num_stages))
         left = max(0.0, outlook.output_tokens - prompt_batches * outlook.decodes)
         decode_batches = left / decodes
-        decode_s = decode_batches * batch_time_s(self.cost, int(decodes))
+        decode_s = decode_batches * slowest_stage_time_s(self.cost, decode_load(int(decodes), 0))
         alone_s = self._alone_s(outlook.longest_tokens, prompt_batches + decode_batches)
         # The longest of a part starts when half of its prompts have been read, but of one when all.
         waiting = outlook.longest_waiting_tokens

@@ -4,7 +4,7 @@ import pytest
 
 from factories import add_resident, make_cost, make_limits, make_request, make_state
 from tdpipe.core.block_pool import blocks_for
-from tdpipe.cost.cost_model import BatchLoad
+from tdpipe.cost.cost_model import BatchLoad, decode_load, slowest_stage_time_s
 from tdpipe.cost.hardware_catalogue import find_device
 from tdpipe.cost.model_catalogue import find_model
 from tdpipe.cost.placement import place
@@ -162,7 +162,8 @@ def test_a_single_prompt_starts_when_it_has_been_read():
         for lengths in ((300,), (300, 100))
     )
     # 2000 prompt tokens beside 50 decodes take 20 batches: a quarter of them is one round and 1/4.
-    assert one - two == pytest.approx(1.25 * 4 * batch_time_s(sizing.cost, 1))
+    alone_s = slowest_stage_time_s(sizing.cost, decode_load(1, 0))
+    assert one - two == pytest.approx(1.25 * 4 * alone_s)
 
 
 def test_an_empty_pipeline_is_filled_by_a_few_prompts_in_several_batches():
