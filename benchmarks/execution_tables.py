@@ -31,17 +31,18 @@ def breakdown(result: dict) -> str:
 
 def limit(result: dict) -> str:
     """The floor's parts and the shares of it that recorded runs reach."""
-    name, stages = result["name"], result["settings"]["stages"]
+    settings, name = result["settings"], result["name"]
     lines = ["| part of the floor | s of one core |", "|---|---|"]
     lines += [f"| {part} | {core_s:.1f} |" for part, core_s in result["core_s"].items()]
-    runs = recorded_runs(result["settings"]["requests"], name == "limit_int8", result["machine"])
+    is_int8 = settings["quantization"] == "int8"
+    runs = recorded_runs(settings["requests"], is_int8, result["machine"])
     shares = "; ".join(
         f"{run} {result['floor_s'] / seconds:.0%} ({result['floor_products_s'] / seconds:.0%} in "
         "matrix products alone)"
         for run, seconds in runs.items()
     )
     return "\n".join(lines) + (
-        f"\n\nOver {stages} stages at least {result['floor_s']:.1f} s, "
+        f"\n\nOver {settings['stages']} stages at least {result['floor_s']:.1f} s, "
         f"{result['floor_output_tokens_per_s']:.0f} output tokens/s; each core multiplies "
         f"{_fastest(result['rates']):.0f} x 10^9 a second and reads memory at "
         f"{result['read_bytes_per_s'] / 1e9:.0f} GB/s while the others do the same (alone "
@@ -65,11 +66,11 @@ def projection_rates(result: dict) -> str:
     for count in counts:
         cells = (f"{of_count[count] / 1e9:.0f}" for of_count in rates.values())
         lines.append(f"| {count} | {' | '.join(cells)} |")
-    settings = result["settings"]
+    settings, name = result["settings"], result["name"]
     return "\n".join(lines) + (
         f"\n\n10^9 operations a second of one core, the weights of {settings['layers']} layers in "
         f"order, {settings['rounds']} rounds in turn, medians, {cores_text(result['machine'])} "
-        "([projection_rates.json](../benchmarks/results/projection_rates.json))\n"
+        f"([{name}.json](../benchmarks/results/{name}.json))\n"
     )
 
 
