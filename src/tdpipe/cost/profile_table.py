@@ -1,8 +1,9 @@
 """A measured time against a count of tokens: enters a few points, leaves seconds for any count."""
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import inf
 
 from tdpipe.core.errors import ConfigError
@@ -61,6 +62,13 @@ class ProfileTable:
         from_point = min(inside, len(tokens) - 2)
         rise_s = seconds[-1] - seconds[from_point]
         return max(0.0, rise_s / (tokens[-1] - tokens[from_point]))
+
+
+def rising(points: Mapping[int, float]) -> ProfileTable:
+    """A table in which more work never takes less time: what does was disturbed, and is cut."""
+    counts = sorted(points)
+    lowest_above = accumulate((points[count] for count in reversed(counts)), min)
+    return ProfileTable(tuple(counts), tuple(reversed(list(lowest_above))))
 
 
 def require_seconds(field: str, value: float) -> None:

@@ -13,11 +13,10 @@ profile is that of the processor's mean speed.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from statistics import fmean, median
 
 from tdpipe.core.limits import Limits
-from tdpipe.cost.profile_table import ProfileTable
+from tdpipe.cost.profile_table import rising
 from tdpipe.cost.profiled_cost import ProfiledCost, StageProfile
 from tdpipe.execution.engine_bench import turnaround_s
 from tdpipe.execution.pipeline_executor import PipelineExecutor
@@ -217,10 +216,3 @@ def _row_times_s(times: Mapping[Probe, float], grid: ProfileGrid) -> tuple[float
         return one, 0.0
     row_s = max(0.0, times[sampled] - times[silent] - one) / (grid.rows - 1)
     return max(0.0, one - row_s), row_s
-
-
-def rising(points: Mapping[int, float]) -> ProfileTable:
-    """A table in which more work never takes less time: what does was disturbed, and is cut."""
-    counts = sorted(points)
-    lowest_above = accumulate((points[count] for count in reversed(counts)), min)
-    return ProfileTable(tuple(counts), tuple(reversed(list(lowest_above))))

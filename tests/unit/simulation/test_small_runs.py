@@ -4,9 +4,8 @@ import pytest
 
 from tdpipe.control.arrivals import TimedRequest
 from tdpipe.core.limits import Limits
-from tdpipe.cost.profile_table import ProfileTable
+from tdpipe.cost.profile_table import ProfileTable, rising
 from tdpipe.cost.profiled_cost import ProfiledCost, StageProfile
-from tdpipe.execution.stage_profiler import rising
 from tdpipe.policies.scheduler_registry import make_scheduler
 from tdpipe.prediction.online import OnlinePredictor
 from tdpipe.simulation.simulated_run import simulate
