@@ -108,7 +108,8 @@ def test_a_batch_run_that_loses_its_node(cluster, model, tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     num_lines = write_batch(source)
     options = ["--backend", "ray", "--address", cluster.address, "--max-restarts", "1"]
-    command = run_batch(model, source, target, *options)
+    # A few requests at a time: the run goes on for seconds after its first result.
+    command = run_batch(model, source, target, *options, "--max-num-seqs", "2")
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while run.poll() is None and not (target.exists() and target.read_text()):
         time.sleep(0.01)
