@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 
 from tdpipe.execution import int8_kernels
-from tdpipe.execution.int8_kernels import INPUTS, MOST_ROWS, PANEL, multiply_int8, to_int8_panels
+from tdpipe.execution.int8_kernels import (
+    INPUTS,
+    MOST_ROWS,
+    MOST_WEIGHT,
+    PANEL,
+    multiply_int8,
+    to_int8_panels,
+)
 
 pytestmark = pytest.mark.skipif(
-    not int8_kernels.is_available(), reason="needs a processor with AVX2"
+    not int8_kernels.is_available(), reason="needs a processor with AVX2 or AVX-512 VNNI"
 )
 
 
@@ -33,7 +40,7 @@ def test_any_number_of_rows(inputs, outputs):
     draw = np.random.default_rng(0)
     for rows in (*range(2 * MOST_ROWS + 2), 53):
         x = draw.integers(0, 256, (rows, inputs), np.uint8)
-        product(x, draw.integers(-63, 64, (outputs, inputs), np.int8))
+        product(x, draw.integers(-MOST_WEIGHT, MOST_WEIGHT + 1, (outputs, inputs), np.int8))
 
 
 def test_rows_that_do_not_fit_the_cache_together():
@@ -41,10 +48,10 @@ def test_rows_that_do_not_fit_the_cache_together():
     inputs = int8_kernels.BYTES_AT_ONCE // 60
     product(
         draw.integers(0, 256, (130, inputs), np.uint8),
-        draw.integers(-63, 64, (20, inputs), np.int8),
+        draw.integers(-MOST_WEIGHT, MOST_WEIGHT + 1, (20, inputs), np.int8),
     )
 
 
 def test_the_largest_sums():
-    product(np.full((3, 4096), 255, np.uint8), np.full((16, 4096), 63, np.int8))
-    product(np.full((3, 4096), 255, np.uint8), np.full((16, 4096), -63, np.int8))
+    for weight in (MOST_WEIGHT, -MOST_WEIGHT):
+        product(np.full((3, 4096), 255, np.uint8), np.full((16, 4096), weight, np.int8))

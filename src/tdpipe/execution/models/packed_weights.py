@@ -1,7 +1,7 @@
 """Weights of a projection in the layouts that CPUs multiply fastest.
 
-A stage with one core has kernels of its own. With several, or with instructions that those do not
-use (AVX-512 VNNI for int8), oneDNN multiplies weights that it reordered.
+A stage with one core has kernels of its own. With several, oneDNN multiplies weights that it
+reordered.
 """
 
 from functools import cache
@@ -44,8 +44,8 @@ def quantize(weight: Tensor, bias: Tensor | None) -> PackedWeights:
     levels = weight_levels()
     scales = (weight.abs().amax(dim=1) / levels).clamp_min(LEAST_SCALE)
     rounded = (weight / scales[:, None]).round_().to(torch.int8)
-    has_vnni = levels == LEVELS
-    if torch.get_num_threads() == 1 and not has_vnni and int8_kernels.is_available():
+    fits_kernels = int8_kernels.is_available() and levels <= int8_kernels.MOST_WEIGHT
+    if torch.get_num_threads() == 1 and fits_kernels:
         return Int8Panels(rounded, scales, bias)
     return ReorderedInt8(rounded, scales, bias)
 
@@ -85,7 +85,7 @@ class ReorderedWeights:
 
 
 class Int8Panels:
-    """Rounded weights for the compiled kernel of one core with AVX2."""
+    """Rounded weights for the compiled kernel of one core."""
 
     def __init__(self, rounded: Tensor, scales: Tensor, bias: Tensor | None) -> None:
         self._panels = int8_kernels.to_int8_panels(rounded.numpy())
