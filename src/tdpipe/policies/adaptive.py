@@ -131,9 +131,10 @@ class Adaptive:
             one.forecast_tokens * self.survival.mean_ratio(key, one.mean_max_tokens)
             for key, one in self.order.classes.items()
         )
+        output_tokens = round(expected) + sum(remaining)
         return Outlook(
             prompt_tokens=state.num_tokens_to_prefill,
-            output_tokens=round(expected) + sum(remaining),
+            output_tokens=output_tokens,
             longest_tokens=longest,
             longest_waiting_tokens=longest_waiting,
             decodes=state.num_decoding / state.limits.num_stages,
@@ -141,6 +142,8 @@ class Adaptive:
             is_full=self._is_full,
             all_fit=self._all_fit(state, remaining),
             num_requests=len(state.waiting) + len(residents),
+            num_waiting=len(state.waiting),
+            most_decodes=most_decodes(state, output_tokens),
         )
 
     def _longest_waiting(self, state: EngineState) -> tuple[int, ...]:
@@ -280,6 +283,17 @@ class Adaptive:
         self.order.take(request)
         self.survival.follow(request)
         self.timeline.add(request)
+
+
+def most_decodes(state: EngineState, output_tokens: int) -> float:
+    """Decodes of a batch that the cache has room for, of requests like those that wait.
+
+    On average half of what a request generates has been generated.
+    """
+    limits, waiting = state.limits, max(1, len(state.waiting))
+    output = output_tokens / max(1, waiting + len(state.resident))
+    blocks = (state.num_tokens_to_prefill / waiting + output / 2) / limits.block_size + 0.5
+    return min(limits.max_num_seqs, limits.num_blocks / limits.num_stages / blocks)
 
 
 def fill_share(num_residents: int) -> float:

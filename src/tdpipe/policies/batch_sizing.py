@@ -6,19 +6,20 @@ pays for. Four limits, in tokens per batch; the smallest counts:
 efficient   enough to compute near the best rate; a little less counts as enough while the cache is
             full, where small batches let finished requests be replaced sooner
 chain       the steps of the longest request follow each other, one a round. In batches of n tokens
-            the waiting prompts take prompt tokens / (n - decodes beside them); then decodes alone
-            are left, n to a batch or as many as there are requests; what the longest request still
-            needs after as many rounds as these batches make goes on almost alone:
+            the waiting prompts come in while decodes gather beside them (prompt_phase); then
+            decodes alone are left, as many to a batch as were there; what the longest request
+            still needs after as many rounds as these batches make goes on almost alone:
                 run time(n) = batches with prompts x time(n) + batches of decodes x step(decodes)
                               + rounds alone x P x step(1)
                 rounds alone = max(0, longest - batches / P)
             The longest request that waits may be among the last to start, when all prompts have
             been read. Of many the longest of all is seldom the very last: of the last half to
             start, quarter and so on, each is taken with the longest that so many have, starting in
-            the middle of them, and the very last at their end. The limit is the largest n with the
-            least run time: small batches make short rounds, which pays where a batch of the least
-            efficient size is hardly slower per token; large ones let the last start sooner. Batches
-            that decodes alone would fill let no prompt in.
+            the middle of them, and the very last at their end. Rounds alone of those that will
+            start later count half: once they run, the batches left can still be made smaller. The
+            limit is the largest n with the least run time: small batches make short rounds, which
+            pays where a batch of the least efficient size is hardly slower per token; large ones
+            let the last start sooner. Batches that decodes alone would fill let no prompt in.
 fill        while nothing decodes yet, the T tokens of waiting prompts pass P stages in batches of n
             tokens in (T / n + P - 1) x time(n): the n with the least of that
 flow        with a full cache, prompts can come in only as fast as decoding makes room:
@@ -39,14 +40,17 @@ from dataclasses import dataclass
 from heapq import nlargest
 from typing import NamedTuple
 
-from tdpipe.cost.cost_model import CostModel, decode_load, slowest_stage_time_s
+from tdpipe.cost.cost_model import BatchLoad, CostModel, decode_load, slowest_stage_time_s
+from tdpipe.policies.prompt_phase import PromptPhase, prompt_phase
 from tdpipe.policies.saturation import batch_time_s, efficient_tokens, free_tokens
 
-AMPLE_SHARE, SCARCE_SHARE = 0.98, 0.95
+AMPLE_SHARE, SCARCE_SHARE = 0.985, 0.95
 # Share of the blocks that the forecast must leave for the flow limit not to apply.
 OPEN_SHARE = 0.3
 # Batches for each stage that the waiting prompts are cut into, where all of them fit.
 PREFILL_BATCHES = 4
+# Of what requests that start later may run on alone.
+LATER_SHARE = 0.5
 # Sizes are tried in steps of this ratio; run times that differ by less than a share of
 # INDIFFERENCE are taken as equal.
 STEP_RATIO = 1.1
@@ -68,6 +72,8 @@ class Outlook:
         is_full: nothing that waits fits the forecast.
         all_fit: all that waits fits the forecast at once.
         num_requests: waiting and resident.
+        num_waiting: waiting.
+        most_decodes: of a batch, that the cache has room for.
     """
 
     prompt_tokens: int
@@ -79,6 +85,8 @@ class Outlook:
     is_full: bool
     all_fit: bool
     num_requests: int
+    num_waiting: int
+    most_decodes: float
 
     @property
     def tokens_left(self) -> int:
@@ -155,27 +163,61 @@ class BatchSizing:
         if outlook.prompt_tokens:
             # Batches that their decodes fill would let no prompt in.
             sizes = [one for one in sizes if one[0] > outlook.decodes] or sizes[-1:]
-        run_times_s = [(self._run_time_s(outlook, size, time_s), size) for size, time_s in sizes]
+        run_times_s = [(self._run_time_s(outlook, size), size) for size, _ in sizes]
         least_s = min(run_times_s)[0]
         return max(size for run_s, size in run_times_s if run_s <= (1 + INDIFFERENCE) * least_s)
 
-    def _run_time_s(self, outlook: Outlook, size: int, time_s: float) -> float:
+    def _run_time_s(self, outlook: Outlook, size: int) -> float:
         """Of what is left, in batches of that size: prompts beside decodes, then decodes alone."""
-        prompt_batches = outlook.prompt_tokens / max(1.0, size - outlook.decodes)
-        decodes = max(1.0, min(size, outlook.num_requests / self.num_stages))
-        left = max(0.0, outlook.output_tokens - prompt_batches * outlook.decodes)
-        decode_batches = left / decodes
+        prompt_batches = prompts_s = decodes_done = 0.0
+        decodes = outlook.num_requests / self.num_stages
+        if outlook.prompt_tokens:
+            phase = self._prompt_phase(outlook, size)
+            prompt_batches = phase.rounds * self.num_stages
+            decodes_done = prompt_batches * phase.decodes
+            decodes = min(decodes, phase.decodes_after)
+            prompts_s = prompt_batches * self._mixed_time_s(outlook, phase)
+        decodes = max(1.0, decodes)
+        decode_batches = max(0.0, outlook.output_tokens - decodes_done) / decodes
         decode_s = decode_batches * slowest_stage_time_s(self.cost, decode_load(int(decodes), 0))
         alone_s = self._alone_s(outlook.longest_tokens, prompt_batches + decode_batches)
+        later_s = self._later_alone_s(outlook, prompt_batches, decode_batches)
+        return prompts_s + decode_s + max(alone_s, later_s)
+
+    def _later_alone_s(
+        self, outlook: Outlook, prompt_batches: float, decode_batches: float
+    ) -> float:
+        """Time of the rounds in which the longest that still wait go on alone."""
+        *parts, last = outlook.longest_waiting_tokens
+        found_s = self._alone_s(last, decode_batches)
         # The longest of a part starts when half of its prompts have been read, but of one when all.
-        waiting = outlook.longest_waiting_tokens
-        one = 0.5 ** (len(waiting) - 1)
-        behind = [prompt_batches * (0.5**halvings - one) / 2 for halvings in range(len(waiting))]
-        last_alone_s = max(
-            self._alone_s(tokens, decode_batches + batches)
-            for tokens, batches in zip(waiting, behind, strict=True)
+        one = 0.5 ** len(parts)
+        for halvings, tokens in enumerate(parts):
+            behind = prompt_batches * (0.5**halvings - one) / 2
+            part_s = LATER_SHARE * self._alone_s(tokens, decode_batches + behind)
+            found_s = max(found_s, part_s)
+        return found_s
+
+    def _prompt_phase(self, outlook: Outlook, size: int) -> PromptPhase:
+        return prompt_phase(
+            size,
+            min(outlook.decodes, size - 1),
+            max(outlook.decodes, outlook.most_decodes),
+            outlook.prompt_tokens / self.num_stages,
+            outlook.prompt_tokens / max(1, outlook.num_waiting),
+            max(1.0, outlook.output_tokens / max(1, outlook.num_requests)),
         )
-        return prompt_batches * time_s + decode_s + max(alone_s, last_alone_s)
+
+    def _mixed_time_s(self, outlook: Outlook, phase: PromptPhase) -> float:
+        """Time of a batch while prompts are read, on the slowest stage; attention left out."""
+        prefills = phase.tokens - phase.decodes
+        started = prefills * outlook.num_waiting / outlook.prompt_tokens
+        load = BatchLoad(
+            prefill_tokens=round(prefills),
+            decode_sequences=round(phase.decodes),
+            sampled=round(phase.decodes + started),
+        )
+        return slowest_stage_time_s(self.cost, load)
 
     def _alone_s(self, tokens: int, batches: float) -> float:
         """Time of the rounds that so many tokens of one request need beyond those of the others."""

@@ -12,7 +12,7 @@ from tdpipe.cost.profile_table import ProfileTable
 from tdpipe.cost.profiled_cost import ProfiledCost, StageProfile
 from tdpipe.policies.adaptive import Adaptive, hold_back
 from tdpipe.policies.admission_order import AdmissionOrder
-from tdpipe.policies.batch_sizing import BatchSizing, Outlook
+from tdpipe.policies.batch_sizing import LATER_SHARE, BatchSizing, Outlook
 from tdpipe.policies.kv_timeline import NUM_INTERVALS, KVTimeline
 from tdpipe.policies.length_survival import class_of
 from tdpipe.policies.saturation import batch_time_s, efficient_tokens, free_tokens
@@ -117,7 +117,7 @@ def outlook(**changes):
     settings = {
         "prompt_tokens": 10**6, "output_tokens": 10**6, "longest_tokens": 100,
         "longest_waiting_tokens": waiting(), "decodes": 50.0, "room": 1.0, "is_full": False,
-        "all_fit": False, "num_requests": 10**4,
+        "all_fit": False, "num_requests": 10**4, "num_waiting": 9800, "most_decodes": 10**4,
     }  # fmt: skip
     return Outlook(**{**settings, **changes})
 
@@ -129,14 +129,14 @@ def test_each_limit_of_the_batch_size():
     # 2,000,000 tokens over 4 stages are 2500 rounds of 200 tokens.
     size = sizing.size(outlook(longest_tokens=2500))
     assert size.limit == "chain" and 180 <= size.tokens <= 205
-    # A waiting request has fewer rounds: with 200 tokens, 150 of them prefill, those that follow
-    # 10**6 / 150 of 10,000 batches, 833 rounds, and as many from the middle of the prompts on.
+    # A waiting request has fewer rounds: those from the middle of the prompts on.
     later = sizing.size(outlook(longest_waiting_tokens=waiting(1600)))
     assert later.limit == "chain" and sizing.free <= later.tokens <= size.tokens
-    # The last half to start has half of those rounds of prompts.
-    assert sizing.size(outlook(longest_waiting_tokens=waiting(1600, 1100))) == later
+    # The last half to start has half of those.
+    assert sizing.size(outlook(longest_waiting_tokens=waiting(1600, 800))) == later
+    # Too long for that: the batches cannot be made so small, so they are large again.
     last = sizing.size(outlook(longest_waiting_tokens=waiting(1600, 1500)))
-    assert last.tokens < later.tokens
+    assert last.tokens > 1.5 * later.tokens
     # As soon as there is nothing to gain, all that waits is prefilled at full speed.
     hopeless = outlook(longest_waiting_tokens=waiting(10**5), output_tokens=10**4)
     assert sizing.size(hopeless).tokens > 0.9 * sizing.ample
@@ -156,14 +156,15 @@ def test_each_limit_of_the_batch_size():
 def test_a_single_prompt_starts_when_it_has_been_read():
     """The longest of two starts, on average, when half of the second one's has."""
     sizing = BatchSizing(place(find_model("llama-2-13b"), find_device("L20"), 4).cost())
-    few = {"prompt_tokens": 2000, "output_tokens": 10**4, "num_requests": 200}
     one, two = (
-        sizing._run_time_s(outlook(longest_waiting_tokens=lengths, **few), 150, 0.1)
+        sizing._later_alone_s(outlook(longest_waiting_tokens=lengths), 20, 400)
         for lengths in ((300,), (300, 100))
     )
-    # 2000 prompt tokens beside 50 decodes take 20 batches: a quarter of them is one round and 1/4.
-    alone_s = slowest_stage_time_s(sizing.cost, decode_load(1, 0))
-    assert one - two == pytest.approx(1.25 * 4 * alone_s)
+    # 400 batches of decodes are 100 rounds; a quarter of 20 with prompts is one and a quarter. What
+    # starts before the last may find smaller batches yet: half of its rounds count.
+    alone_s = 4 * slowest_stage_time_s(sizing.cost, decode_load(1, 0))
+    assert one == pytest.approx(200 * alone_s)
+    assert two == pytest.approx(LATER_SHARE * (200 - 1.25) * alone_s)
 
 
 def test_an_empty_pipeline_is_filled_by_a_few_prompts_in_several_batches():
