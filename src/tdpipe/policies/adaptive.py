@@ -237,7 +237,7 @@ class Adaptive:
         found = next(candidates, None)
         if found is None:
             return ()
-        draft = PrefillDraft(state, state.pool.num_free - num_blocks_started(lane, state))
+        draft = PrefillDraft(state, free_beside(lane, state, budget))
         while found is not None:
             request, is_new = found
             left = draft.tokens_left(request)
@@ -322,10 +322,16 @@ def hold_back(state: EngineState, lane: list[Request]) -> tuple[list[Request], t
     return [state.resident[request_id] for request_id in ids], victims
 
 
-def num_blocks_started(lane: list[Request], state: EngineState) -> int:
-    """How many new blocks the next tokens of decoding requests need."""
+def free_beside(lane: list[Request], state: EngineState, num_tokens: int) -> int:
+    """Blocks that prefills of so many tokens may take beside the next tokens of a lane.
+
+    A token starts one block at most: who starts one is only counted where that may matter.
+    """
+    free = state.pool.num_free
+    if free >= len(lane) + num_tokens:
+        return free - len(lane)
     size = state.limits.block_size
-    return sum([one.num_scheduled >= len(one.block_ids) * size for one in lane])
+    return free - sum([one.num_scheduled >= len(one.block_ids) * size for one in lane])
 
 
 def starts_block(request: Request, state: EngineState) -> bool:

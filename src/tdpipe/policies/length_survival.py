@@ -58,6 +58,7 @@ class LengthSurvival:
         self._common = prior_hazards(PRIOR_DEVIATION)
         self._first_curves: dict[int, list[float]] = {}  # by shift, of classes without their own
         self._curves: dict[int, list[float]] = {}
+        self._mean_ratios: dict[tuple[int, float], float] = {}  # by class and cut
 
     def follow(self, request: Request) -> None:
         """The request is admitted; `learn` will see by itself that it has ended."""
@@ -94,6 +95,7 @@ class LengthSurvival:
         ]
         self._common = _hazards(sums[0], sums[1], prior_hazards(self._deviation))
         self._first_curves.clear()
+        self._mean_ratios.clear()
         none = [0.0] * NUM_BINS
         for key in self._ended.keys() | reached.keys():
             counts = self._ended.get(key, none), reached.get(key, none)
@@ -110,10 +112,14 @@ class LengthSurvival:
         Asked for every resident of every forecast; a call for each would cost more than its work.
         """
         found = []
+        own_curves: dict[int, list[float] | None] = {}  # by forecast, which many have in common
         for request in requests:
             predicted, generated = request.predicted_tokens, len(request.output_token_ids)
             most = request.max_tokens
-            curve = self._curves.get(class_of(predicted))
+            if predicted in own_curves:
+                curve = own_curves[predicted]
+            else:
+                curve = own_curves[predicted] = self._curves.get(class_of(predicted))
             if curve is None:
                 curve = self._first_curve(self._shift(round(_room(most, predicted))))
             share = request.request_id * GOLDEN_RATIO % 1.0
@@ -166,11 +172,14 @@ class LengthSurvival:
 
     def mean_ratio(self, key: int, most: float) -> float:
         """Mean of length / forecast in a class of forecasts that are cut at `most` tokens."""
-        curve, cut = self._curve_of(key, most), most / _forecast_of(key)
-        return sum(
-            (high - low) * min(ratio, cut)
-            for (low, high), ratio in zip(pairwise(curve), RATIOS, strict=True)
-        )
+        found = self._mean_ratios.get((key, most))
+        if found is None:
+            curve, cut = self._curve_of(key, most), most / _forecast_of(key)
+            found = self._mean_ratios[key, most] = sum(
+                (high - low) * min(ratio, cut)
+                for (low, high), ratio in zip(pairwise(curve), RATIOS, strict=True)
+            )
+        return found
 
     def _curve_of(self, key: int, most: float) -> list[float]:
         curve = self._curves.get(key)
