@@ -1,9 +1,10 @@
 """Where the stages' time goes, by phase and part, in a real run of the peers' workload.
 
-    python benchmarks/breakdown.py [--requests 200] [--scheduler td-pipe] [--settings KEY=VALUE ...]
+    python benchmarks/breakdown.py [--requests 200] [--schedulers td-pipe,adaptive]
+        [--settings KEY=VALUE ...]
 
-Writes benchmarks/results/breakdown.json and prints a table. The parts are those of
-src/tdpipe/execution/stage_clock.py; what its clocks cost is in them.
+Writes benchmarks/results/breakdown.json and prints a table for each scheduler. The parts are those
+of src/tdpipe/execution/stage_clock.py; what its clocks cost is in them.
 """
 
 import argparse
@@ -25,10 +26,10 @@ MODEL = "smollm2-135m-instruct"
 
 
 def main() -> None:
-    """One run, one table a stage."""
+    """One run of each scheduler, one table a stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--scheduler", default="td-pipe")
+    parser.add_argument("--schedulers", default="td-pipe,adaptive", help="comma-separated")
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--settings", nargs="*", default=[], help="of the engine, KEY=VALUE")
     parser.add_argument("--smoke", action="store_true", help="few and short requests")
@@ -37,16 +38,19 @@ def main() -> None:
     named = dict(one.split("=", 1) for one in options.settings)
     if options.smoke:
         options.requests = 8
-    figures = measure(options, named)
+    schedulers = options.schedulers.split(",")
+    runs = {scheduler: measure(scheduler, options, named) for scheduler in schedulers}
     settings = {
-        "requests": options.requests, "scheduler": options.scheduler, "stages": options.stages,
+        "requests": options.requests, "schedulers": schedulers, "stages": options.stages,
         "engine": named, "smoke": options.smoke,
     }  # fmt: skip
-    write_result("breakdown", settings, figures, options.folder)
-    show(figures)
+    write_result("breakdown", settings, {"runs": runs}, options.folder)
+    for scheduler, figures in runs.items():
+        print(scheduler, end=": ")
+        show(figures)
 
 
-def measure(options: argparse.Namespace, named: dict[str, str]) -> dict[str, Any]:
+def measure(scheduler: str, options: argparse.Namespace, named: dict[str, str]) -> dict[str, Any]:
     """Seconds by stage, phase and part, and the engine's own."""
     workload = make_workload(options.requests, seed=0, scale=0.1 if options.smoke else 1.0)
     params = [
@@ -55,9 +59,7 @@ def measure(options: argparse.Namespace, named: dict[str, str]) -> dict[str, Any
     ]
     with tempfile.TemporaryDirectory() as folder:
         os.environ[STAGE_CLOCK] = folder
-        with LLM(
-            MODEL, pipeline_parallel_size=options.stages, scheduler=options.scheduler, **named
-        ) as llm:
+        with LLM(MODEL, pipeline_parallel_size=options.stages, scheduler=scheduler, **named) as llm:
             llm.generate([[5, 6, 7]] * 4, SamplingParams(max_tokens=8))  # kernels loaded by then
             engine = psutil.Process()
             before = engine.cpu_times()

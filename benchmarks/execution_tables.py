@@ -7,24 +7,33 @@ from result_record import RESULTS, cores_text
 
 
 def breakdown(result: dict) -> str:
-    """Seconds of each part by stage and phase."""
-    columns = sorted(
-        {part for phases in result["stages"] for one in phases.values() for part in one}
-    )
-    lines = [
-        "| stage | phase | " + " | ".join(columns) + " |",
-        "|---" * (2 + len(columns)) + "|",
+    """Seconds of each part by scheduler, stage and phase."""
+    runs = result["runs"]
+    rows = [
+        (scheduler, stage, phase, parts)
+        for scheduler, run in runs.items()
+        for stage, phases in enumerate(run["stages"])
+        for phase, parts in phases.items()
     ]
-    for stage, phases in enumerate(result["stages"]):
-        for phase, parts in phases.items():
-            cells = " | ".join(f"{parts.get(part, 0.0):.1f}" for part in columns)
-            lines.append(f"| {stage} | {phase} | {cells} |")
-    settings = result["settings"]
+    columns = sorted({part for *_, parts in rows for part in parts})
+    lines = [
+        "| scheduler | stage | phase | " + " | ".join(columns) + " | waiting |",
+        "|---" * (4 + len(columns)) + "|",
+    ]
+    for scheduler, stage, phase, parts in rows:
+        cells = " | ".join(f"{parts.get(part, 0.0):.1f}" for part in columns)
+        share = parts.get("waiting", 0.0) / sum(parts.values())
+        lines.append(f"| {scheduler} | {stage} | {phase} | {cells} | {share:.0%} |")
+    told = "; ".join(
+        f"{scheduler}: layers {', '.join(map(str, run['partition']))}, "
+        f"{run['output_tokens_per_s']:.0f} output tokens/s, {run['seconds']:.1f} s, of which "
+        f"{' and '.join(f'{1 - busy:.0%}' for busy in run['stage_busy_shares'])} bubbles, the "
+        f"engine's process {run['engine_cpu_s']:.1f} s"
+        for scheduler, run in runs.items()
+    )
     return "\n".join(lines) + (
-        f"\n\nSeconds; {settings['scheduler']}, {settings['requests']} requests, layers "
-        f"{', '.join(map(str, result['partition']))}, {result['output_tokens_per_s']:.0f} output "
-        f"tokens/s; the engine's process took {result['engine_cpu_s']:.1f} s of "
-        f"{result['seconds']:.1f} s; {cores_text(result['machine'])} "
+        f"\n\nSeconds, {result['settings']['requests']} requests. {told}. "
+        f"{cores_text(result['machine'])} "
         "([breakdown.json](../benchmarks/results/breakdown.json))\n"
     )
 

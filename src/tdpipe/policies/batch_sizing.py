@@ -9,8 +9,8 @@ chain       the steps of the longest request follow each other, one a round. In 
             the waiting prompts come in while decodes gather beside them (prompt_phase); then
             decodes alone are left, as many to a batch as were there; what the longest request
             still needs after as many rounds as these batches make goes on almost alone:
-                run time(n) = batches with prompts x time(n) + batches of decodes x step(decodes)
-                              + rounds alone x P x step(1)
+                run time(n) = (batches with prompts + P - 1) x time(n)
+                              + batches of decodes x step(decodes) + rounds alone x P x step(1)
                 rounds alone = max(0, longest - batches / P)
             The longest request that waits may be among the last to start, when all prompts have
             been read. Of many the longest of all is seldom the very last: of the last half to
@@ -176,7 +176,9 @@ class BatchSizing:
             prompt_batches = phase.rounds * self.num_stages
             decodes_done = prompt_batches * phase.decodes
             decodes = min(decodes, phase.decodes_after)
-            prompts_s = prompt_batches * self._mixed_time_s(outlook, phase)
+            # The last one passes the other stages, too.
+            batches_s = self._mixed_time_s(outlook, phase)
+            prompts_s = (prompt_batches + self.num_stages - 1) * batches_s
         decodes = max(1.0, decodes)
         decode_batches = max(0.0, outlook.output_tokens - decodes_done) / decodes
         decode_s = decode_batches * slowest_stage_time_s(self.cost, decode_load(int(decodes), 0))
