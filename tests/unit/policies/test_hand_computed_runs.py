@@ -315,6 +315,8 @@ def test_adaptive_in_scarce_memory():
 
     Of 11 blocks 11 x (1 - 0.4 / sqrt(2)) = 7.9 may be planned for two requests, 8.5 for three:
     b must wait. Batches of 302 tokens: (900 / n + 1) x (100 + n) is 1600 s, 1602 and 1603 beside.
+    Later (300 / n + 1) x (100 + n) is 747 s with 173 tokens, 751 with 205, the largest that are as
+    good.
     """
     assert run("adaptive", ((300, 3), (300, 3), (300, 4)), num_blocks=11) == [
         "P c:300 a:2 @804",  # the longest first, 402 s: 0-402, 402-804
@@ -324,7 +326,8 @@ def test_adaptive_in_scarce_memory():
         "D c @1505",
         "D a @1606",  # its last
         "D c @1707",  # its last
-        "P b:300 @2406",  # at 1606: 400 s, 1606-2006, 2006-2406
-        "D b @2608",
-        "D b @2810",
+        "P b:205 @2216",  # at 1606: 305 s, 1606-1911, 1911-2216
+        "P b:95 @2411",  # 195 s: 1911-2106, 2216-2411
+        "D b @2613",
+        "D b @2815",
     ]
