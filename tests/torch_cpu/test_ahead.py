@@ -2,6 +2,8 @@
 
 from collections import deque
 
+import pytest
+
 from lone_stage import save_llama, stage_spec
 from tdpipe.core.batch_plan import BatchPlan, Phase, SequenceSlice, SequenceStart
 from tdpipe.core.sampling_params import SamplingParams
@@ -67,13 +69,15 @@ class ToEngine:
             self.happened.clear()
 
 
-def run(folder, monkeypatch, prepares_ahead):
+def run(folder, monkeypatch, prepares_ahead, fails=None):
     """What happened, in order, and the samples of each batch."""
     happened = []
     build, computes = stage_session.build_batch, StageModel.forward
 
     def build_batch(plan, *others):
         happened.append(f"tensors {plan.batch_id}")
+        if plan.batch_id == fails:
+            raise ValueError
         return build(plan, *others)
 
     def forward(*arguments):
@@ -89,7 +93,12 @@ def run(folder, monkeypatch, prepares_ahead):
     to_engine = ToEngine(happened)
     session = stage_session.StageSession(spec, FromEngine(Allocate(8), *runs, Stop()), to_engine)
     session._prepares_ahead = prepares_ahead
-    session.run()
+    if fails:
+        with pytest.raises(ValueError):
+            session.run()
+        assert session.batch_id == fails
+    else:
+        session.run()
     return happened, to_engine.samples
 
 
@@ -109,3 +118,8 @@ def test_tensors_are_made_while_the_batch_before_is_computed(tmp_path, monkeypat
     ]  # fmt: skip
     assert ahead == one_run * 2
     assert got == want and [len(samples) for samples in got] == [1, 1, 2] * 2
+
+
+def test_an_error_is_told_of_the_batch_whose_tensors_were_made(tmp_path, monkeypatch):
+    happened, _ = run(save_llama(tmp_path), monkeypatch, prepares_ahead=True, fails=2)
+    assert happened == ["tensors 1", "layers", "tensors 2"]

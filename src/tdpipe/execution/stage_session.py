@@ -59,7 +59,7 @@ from tdpipe.lengths.predictor_file import load_head
 class StageSession:
     """The model, cache, links and queue of plans of a stage, or of one rank of it.
 
-    `batch_id` is the batch that is computed, None between batches.
+    `batch_id` is the batch that is worked on, None between batches.
     """
 
     def __init__(
@@ -259,7 +259,9 @@ class StageSession:
         while not self._stopping and not self._queue and self._from_engine.poll(0):
             self._take_message()
         if self._queue and isinstance(message := self._queue[0], Run):
+            present, self.batch_id = self.batch_id, message.plan.batch_id  # an error is the next's
             self._ahead = self._tensors(message.plan)
+            self.batch_id = present
 
     def _read(
         self, plan: BatchPlan, given: Tensor, batch: BatchTensors
