@@ -17,7 +17,7 @@ def breakdown(result: dict) -> str:
     ]
     columns = sorted({part for *_, parts in rows for part in parts})
     lines = [
-        "| scheduler | stage | phase | " + " | ".join(columns) + " | waiting |",
+        "| scheduler | stage | phase | " + " | ".join(columns) + " | of it |",
         "|---" * (4 + len(columns)) + "|",
     ]
     for scheduler, stage, phase, parts in rows:

@@ -234,7 +234,8 @@ def simulated_vs_real(result: dict) -> str:
     )
     return (
         f"{result['table']}\n\n{'; '.join(verdicts)}. {settings['requests']} requests, {layouts}, "
-        f"{settings['rounds']} alternating rounds, medians, {cores_text(machine)}.\n"
+        f"{settings['rounds']} alternating rounds, medians, {cores_text(machine)} "
+        f"([{result['name']}.json](../benchmarks/results/{result['name']}.json))\n"
     )
 
 
@@ -296,6 +297,8 @@ TABLES = {
     "decision_cost": decision_cost,
     "plan_check": plan_check,
     "simulated_vs_real": simulated_vs_real,
+    "simulated_vs_real_busy": simulated_vs_real,
+    "real_schedulers": simulated_vs_real,
     "breakdown": execution_tables.breakdown,
     "slow_link": execution_tables.slow_link,
     "projection_rates": execution_tables.projection_rates,

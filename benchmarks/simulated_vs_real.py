@@ -212,6 +212,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="of all lengths")
     parser.add_argument("--schedulers", help="only these, comma-separated")
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--name", default="simulated_vs_real", help="of the result file")
     parser.add_argument("--again", action="store_true", help="measure nothing")
     parser.add_argument("--smoke", action="store_true", help="8 short requests, one round")
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
@@ -248,7 +249,7 @@ def main() -> None:
     """Profile, run, simulate, write, print."""
     options = options_of()
     if options.again:
-        again((options.folder or RESULTS) / "simulated_vs_real.json")
+        again((options.folder or RESULTS) / f"{options.name}.json")
         return
     found: dict[str, Figures] = {}
     with ExitStack() as stack:
@@ -273,7 +274,7 @@ def main() -> None:
     }
     profiles = {layout: one.profiles for layout, one in pipelines.items()}
     figures = {"workloads": found, "table": table(found), "profiles": profiles}
-    show(found, write_result("simulated_vs_real", settings, figures, options.folder))
+    show(found, write_result(options.name, settings, figures, options.folder))
 
 
 if __name__ == "__main__":
