@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import time
 
+import psutil
 import pytest
 import torch
 
@@ -47,3 +49,26 @@ def test_each_sees_what_all_show(tmp_path, size):
     for rank in ranks:
         rank.join(120)
     assert [rank.exitcode for rank in ranks] == [0] * size
+
+
+def wait_for_ever(path, waits):
+    board = SharedBoard(path, 0, 2)
+    waits.set()
+    board.show(numbers(0, 0))
+
+
+def test_who_waits_long_looks_idle(tmp_path):
+    """By that the engine tells a rank that hangs from one that computes while the others wait."""
+    context = multiprocessing.get_context("fork")
+    waits = context.Event()
+    rank = context.Process(target=wait_for_ever, args=(tmp_path / "board", waits))
+    rank.start()
+    waits.wait()
+    time.sleep(1.5)
+    process = psutil.Process(rank.pid)
+    before = process.cpu_times()
+    time.sleep(2.0)
+    after = process.cpu_times()
+    rank.terminate()
+    rank.join(120)
+    assert after.user + after.system - before.user - before.system <= 0.02 * 2.0

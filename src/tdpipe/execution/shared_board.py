@@ -22,7 +22,9 @@ CAPACITY = 1 << 20
 LINE_BYTES = 64
 # Looks at another rank's turn before the core is offered to others, and before it is left to them.
 SPINS, YIELDS = 2000, 20_000
-NAP_S = 0.001
+# Naps between looks grow, so that a long wait is late by a fiftieth of it at most, and one that
+# has no end looks idle: by that the engine tells the ranks that wait from one that computes.
+FIRST_NAP_S, LONGEST_NAP_S, NAP_GROWTH = 0.001, 0.02, 1.02
 
 
 def is_possible(device: torch.device) -> bool:
@@ -71,11 +73,12 @@ class SharedBoard:
 
     def _wait_for(self, other: int) -> None:
         """Until it has shown its numbers. A rank that has died is the engine's to notice."""
-        turns, turn = self._turns, self._turn
+        turns, turn, nap_s = self._turns, self._turn, FIRST_NAP_S
         for look in count():
             if turns[other] >= turn:
                 return
             if look > SPINS + YIELDS:
-                time.sleep(NAP_S)
+                time.sleep(nap_s)
+                nap_s = min(LONGEST_NAP_S, nap_s * NAP_GROWTH)
             elif look > SPINS:
                 os.sched_yield()
