@@ -291,7 +291,7 @@ class ControlPlane:
         start, stop = request.num_scheduled, request.num_scheduled + chunk.num_tokens
         assert chunk.start == start < stop <= request.num_tokens, (chunk, request)
         count = max(0, self.state.blocks_needed(request, chunk.num_tokens))
-        request.block_ids += self.state.pool.hold(request.request_id, count)
+        request.block_ids += self.state.pool.hold(request.request_id, count, request.block_ids)
         request.num_scheduled = stop
         request.num_in_flight += 1
         self.state.prefixes.offer(request)
@@ -310,7 +310,7 @@ class ControlPlane:
         start = request.num_scheduled
         block_ids: tuple[int, ...] = ()
         if start == len(request.block_ids) * self.limits.block_size:
-            block_ids = self.state.pool.hold(request.request_id, 1)
+            block_ids = self.state.pool.hold(request.request_id, 1, request.block_ids)
             request.block_ids.extend(block_ids)
         request.num_scheduled = start + 1
         request.num_in_flight = 1

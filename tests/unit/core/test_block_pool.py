@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tdpipe.core.block_pool import BlockPool, blocks_for
+from tdpipe.core.block_pool import STRETCH, BlockPool, blocks_for
 
 
 @given(st.integers(0, 500), st.integers(1, 64))
@@ -20,6 +20,32 @@ def test_hold_and_give_back():
     pool.give_back(1, tables.pop(1))
     pool.check(tables)
     assert pool.hold(3, 3) == (0, 1, 3)
+
+
+def test_a_request_goes_on_where_its_last_block_ends():
+    pool = BlockPool(3 * STRETCH)
+    first, second = list(pool.hold(1, 3)), list(pool.hold(2, STRETCH - 1))
+    assert first == [0, 1, 2] and second[0] == STRETCH
+    first += pool.hold(1, STRETCH, first)  # at the end of its stretch, where another one begins
+    assert first == [*range(STRETCH), 2 * STRETCH, 2 * STRETCH + 1, 2 * STRETCH + 2]
+    second += pool.hold(2, 3, second)  # no stretch is all free: where another one would go on
+    assert second[STRETCH - 1 :] == [2 * STRETCH - 1, 2 * STRETCH + 3, 2 * STRETCH + 4]
+    pool.check({1: first, 2: second})
+    pool.give_back(2, second)
+    assert pool.hold(3, 2) == (STRETCH, STRETCH + 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=60), st.integers(1, 99))
+def test_blocks_come_and_go(steps, num_blocks):
+    """Request r takes so many blocks, or with 0 gives all of its own back."""
+    pool, tables = BlockPool(num_blocks), {}
+    for request, count in steps:
+        table = tables.setdefault(request, [])
+        if count == 0:
+            pool.give_back(request, tables.pop(request))
+        elif count <= pool.num_free:
+            table += pool.hold(request, count, table)
+        pool.check(tables)
 
 
 def test_a_shared_block_counts_once_and_goes_with_its_last_holder():

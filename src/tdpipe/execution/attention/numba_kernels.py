@@ -5,7 +5,9 @@ which fit any processor), because compilers do not find this form by themselves:
 take vectors of its slots for each query head and add a row of keys at a time, its share of the
 output vectors of dimensions and a row of values at a time. Keys and values are read once for all
 heads that share them, while those of the next block are fetched, a line with every few sums: all at
-a time are more than a core can wait for.
+a time are more than a core can wait for. Blocks of float32 that follow one another in memory are
+left to the core, which reads ahead on its own and keeps more lines under way than it lets a program
+ask for; at a jump it begins anew. Halves are computed for longer than they are read.
 
 Counts come as tuples of that many zeros, because the length of a tuple is known when a kernel is
 compiled, and a later process still finds the compiled code.
@@ -50,6 +52,9 @@ LOWEST = np.float32(-3e38)
 # Weights are relative to a head's highest score when it last was this much outgrown: e**20 and what
 # is a full context of it are far from where float32 ends.
 SLACK = np.float32(20.0)
+# So many blocks on, memory is still that of the block table: worth leaving to the core.
+STRAIGHT_ON = 2
+FLOAT_BYTES = 4
 
 
 def _counts(sizes: Any) -> tuple[int, int, int]:
@@ -237,15 +242,20 @@ def _block_after(
     window: int,
     rows: int,
     size: int,
+    straight_on: int,
     i: int,
     b: int,
 ) -> int:
-    """The block that is read after block b of tile i."""
-    if (b + 1) * size < lengths[i]:
-        return block_tables[i, b + 1]
-    if i + 1 == len(lengths):
-        return block_tables[i, b]
-    return block_tables[i + 1, _first(lengths[i + 1], window, rows) // size]
+    """The block that is read after block b of tile i, or that itself if nothing need be fetched."""
+    far, after = b + straight_on, b + 1
+    if far * size < lengths[i] and block_tables[i, far] == block_tables[i, b] + straight_on:
+        after = b
+    elif after * size >= lengths[i]:
+        if i + 1 == len(lengths):
+            after = b
+        else:
+            i, after = i + 1, _first(lengths[i + 1], window, rows) // size
+    return np.int64(block_tables[i, after])
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -318,6 +328,7 @@ def attend(
     queries, dims, size = len(sizes[0]), len(sizes[1]), len(sizes[2])
     scale, per_row = np.float32(1.0 / math.sqrt(dims)), queries // rows
     kv_heads, step = cache.shape[1], size * dims
+    straight_on = STRAIGHT_ON if cache.itemsize == FLOAT_BYTES else block_tables.shape[1]
     # A tile's queries and outputs, those that share a key one after the other. Flat, and elements
     # given by their place: a slice costs more than what is done with it.
     own_query = np.zeros((kv_heads, rows, per_row, dims), np.float32)
@@ -340,7 +351,7 @@ def attend(
             all_seen = (b + 1) * size <= length - rows + 1 and (
                 window == 0 or b * size >= length - window
             )
-            ahead = np.int64(_block_after(block_tables, lengths, window, rows, size, i, b))
+            ahead = _block_after(block_tables, lengths, window, rows, size, straight_on, i, b)
             for h in range(kv_heads):
                 ahead_at = (ahead * kv_heads + h) * 2 * step
                 keys_at = (np.int64(block_tables[i, b]) * kv_heads + h) * 2 * step
