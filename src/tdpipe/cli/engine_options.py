@@ -56,7 +56,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "constant:N, or a file of `tdpipe lengths train`",
     )
     add_enforce_eager(group)
-    group.add_argument("--block-size", type=int, help="tokens in a KV block (default 32)")
+    group.add_argument("--block-size", type=int, help="tokens in a KV block (default 16)")
     group.add_argument("--max-num-seqs", type=int, help="sequences in a batch (default 256)")
     group.add_argument(
         "--max-num-batched-tokens", type=int, help="prompt tokens in a batch (default 2048)"

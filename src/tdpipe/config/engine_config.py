@@ -87,7 +87,7 @@ class EngineConfig:
     load_format: str = "auto"
     quantization: str | None = None
     enforce_eager: bool = False
-    block_size: int = 32
+    block_size: int = 16
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
     enable_prefix_caching: bool = True

@@ -59,11 +59,11 @@ def test_twice_the_blocks_fit(source, stored, kv_cache_memory):
 
 
 def test_half_as_much_memory_will_do(source):
-    # One request: 40 blocks of 32 tokens, 30 layers x 3 heads x 64 x 2 values of each.
-    needed = 40 * 32 * 30 * 3 * 64 * 2 * 2
+    # One request: 80 blocks of 16 tokens, 30 layers x 3 heads x 64 x 2 values of each.
+    needed = 80 * 16 * 30 * 3 * 64 * 2 * 2
     settings = {"max_model_len": 1280, "kv_cache_memory": needed}
     assert setup_of(source, kv_cache_dtype="float16", **settings).rounds_kv
-    with pytest.raises(CapacityError, match="needs 40 blocks"):
+    with pytest.raises(CapacityError, match="needs 80 blocks"):
         setup_of(source, **settings)
 
 

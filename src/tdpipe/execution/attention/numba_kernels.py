@@ -5,9 +5,10 @@ which fit any processor), because compilers do not find this form by themselves:
 take vectors of its slots for each query head and add a row of keys at a time, its share of the
 output vectors of dimensions and a row of values at a time. Keys and values are read once for all
 heads that share them, while those of the next block are fetched, a line with every few sums: all at
-a time are more than a core can wait for. Blocks of float32 that follow one another in memory are
-left to the core, which reads ahead on its own and keeps more lines under way than it lets a program
-ask for; at a jump it begins anew. Halves are computed for longer than they are read.
+a time are more than a core can wait for. Blocks of float32 that follow one another in memory, and
+are read in that order, are left to the core: it reads ahead on its own and keeps more lines under
+way than it lets a program ask for; at a jump it begins anew. Halves take longer to be computed than
+to be read.
 
 Counts come as tuples of that many zeros, because the length of a tuple is known when a kernel is
 compiled, and a later process still finds the compiled code.
@@ -52,9 +53,9 @@ LOWEST = np.float32(-3e38)
 # Weights are relative to a head's highest score when it last was this much outgrown: e**20 and what
 # is a full context of it are far from where float32 ends.
 SLACK = np.float32(20.0)
-# So many blocks on, memory is still that of the block table: worth leaving to the core.
-STRAIGHT_ON = 2
 FLOAT_BYTES = 4
+# Slots of a block whose scores are computed at a time.
+SLOTS_AT_ONCE = 2 * register_floats()
 
 
 def _counts(sizes: Any) -> tuple[int, int, int]:
@@ -78,7 +79,7 @@ def _score(
         query_place, key_place, score_place, ahead_place = (
             emit.address(which) for which in (1, 3, 6, 8)
         )
-        width = math.gcd(slots, 2 * register_floats())
+        width = math.gcd(slots, SLOTS_AT_ONCE)
         kind, scales = ir.VectorType(FLOAT, width), emit.spread(arguments[5], width)
         at_once = sums_at_once(width)
         # Few heads have several sums each, so that none waits for its last addition.
@@ -242,20 +243,21 @@ def _block_after(
     window: int,
     rows: int,
     size: int,
-    straight_on: int,
+    by_itself: bool,
     i: int,
     b: int,
 ) -> int:
-    """The block that is read after block b of tile i, or that itself if nothing need be fetched."""
-    far, after = b + straight_on, b + 1
-    if far * size < lengths[i] and block_tables[i, far] == block_tables[i, b] + straight_on:
-        after = b
-    elif after * size >= lengths[i]:
-        if i + 1 == len(lengths):
-            after = b
-        else:
-            i, after = i + 1, _first(lengths[i + 1], window, rows) // size
-    return np.int64(block_tables[i, after])
+    """The block that is read after block b of tile i, or b's if nothing need be fetched.
+
+    by_itself: the core is to read on without being told.
+    """
+    block = np.int64(block_tables[i, b])
+    if (b + 1) * size < lengths[i]:
+        after = np.int64(block_tables[i, b + 1])
+        return block if by_itself and after == block + 1 else after
+    if i + 1 == len(lengths):
+        return block
+    return np.int64(block_tables[i + 1, _first(lengths[i + 1], window, rows) // size])
 
 
 @numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -328,7 +330,7 @@ def attend(
     queries, dims, size = len(sizes[0]), len(sizes[1]), len(sizes[2])
     scale, per_row = np.float32(1.0 / math.sqrt(dims)), queries // rows
     kv_heads, step = cache.shape[1], size * dims
-    straight_on = STRAIGHT_ON if cache.itemsize == FLOAT_BYTES else block_tables.shape[1]
+    by_itself = cache.itemsize == FLOAT_BYTES and size <= SLOTS_AT_ONCE
     # A tile's queries and outputs, those that share a key one after the other. Flat, and elements
     # given by their place: a slice costs more than what is done with it.
     own_query = np.zeros((kv_heads, rows, per_row, dims), np.float32)
@@ -351,7 +353,7 @@ def attend(
             all_seen = (b + 1) * size <= length - rows + 1 and (
                 window == 0 or b * size >= length - window
             )
-            ahead = _block_after(block_tables, lengths, window, rows, size, straight_on, i, b)
+            ahead = _block_after(block_tables, lengths, window, rows, size, by_itself, i, b)
             for h in range(kv_heads):
                 ahead_at = (ahead * kv_heads + h) * 2 * step
                 keys_at = (np.int64(block_tables[i, b]) * kv_heads + h) * 2 * step
