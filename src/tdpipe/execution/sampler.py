@@ -93,9 +93,8 @@ class Sampler:
 def _choose(sequences: list[_Sequence], logits: Tensor) -> list[int]:
     rows = [row for row, sequence in enumerate(sequences) if not sequence.is_plain]
     if not rows:
-        greedy: list[int] = logits.argmax(dim=-1).tolist()
-        return greedy
-    tokens = logits.argmax(dim=-1).tolist() if len(rows) < len(sequences) else [0] * len(rows)
+        return _highest(logits)
+    tokens = _highest(logits) if len(rows) < len(sequences) else [0] * len(rows)
     chosen = [sequences[row] for row in rows]
     adjusts = any(sequence.is_adjusted for sequence in chosen)
     # Indexing by a list copies the rows, so that the adjustments stay in here.
@@ -104,6 +103,14 @@ def _choose(sequences: list[_Sequence], logits: Tensor) -> list[int]:
         _adjust(part, chosen)
     for row, token in zip(rows, _greedy_or_drawn(part, chosen), strict=True):
         tokens[row] = token
+    return tokens
+
+
+def _highest(logits: Tensor) -> list[int]:
+    """The token of the highest logit of each row, the first of equals."""
+    # On a core numpy looks at a vector of logits at a time, torch at one.
+    rows = logits.numpy() if logits.device.type == "cpu" else logits
+    tokens: list[int] = rows.argmax(-1).tolist()
     return tokens
 
 
@@ -129,13 +136,12 @@ def _adjust(logits: Tensor, sequences: list[_Sequence]) -> None:
 def _greedy_or_drawn(logits: Tensor, sequences: list[_Sequence]) -> list[int]:
     drawn = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy]
     if not drawn:
-        greedy: list[int] = logits.argmax(dim=-1).tolist()
-        return greedy
+        return _highest(logits)
     params = [sequences[row].params for row in drawn]
     numbers = [uniform(sequences[row].seed, sequences[row].num_outputs) for row in drawn]
     if len(drawn) == len(sequences):
         return draw(logits, params, numbers)
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    tokens = _highest(logits)
     for row, token in zip(drawn, draw(logits[drawn], params, numbers), strict=True):
         tokens[row] = token
     return tokens
