@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 
+from tdpipe.frontend.host_processor import cpu_name, cpu_vectors
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-# Of x86 processors, best first: models with the same name differ in them.
-VECTORS = ("avx512_vnni", "avx512f", "avx2")
 PACKAGES = ("tdpipe", "torch", "transformers", "numpy", "numba")
 
 
@@ -41,12 +41,9 @@ def write_result(
 
 def machine() -> dict[str, Any]:
     """Processor, its widest vectors, usable cores, memory; no names of hosts or paths."""
-    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-    told = {name.strip(): value.strip() for name, _, value in lines}
-    flags = told.get("flags", "").split()
     return {
-        "cpu": told.get("model name", platform.processor()),
-        "vectors": next((kind for kind in VECTORS if kind in flags), platform.machine()),
+        "cpu": cpu_name(),
+        "vectors": cpu_vectors(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.system(),

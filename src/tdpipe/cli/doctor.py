@@ -58,7 +58,7 @@ def machine_facts() -> dict[str, str]:
 
     from tdpipe.core.errors import ConfigError
     from tdpipe.execution.models.model_source import resolve_model
-    from tdpipe.frontend.stage_profile_cache import cpu_name
+    from tdpipe.frontend.host_processor import cpu_name, cpu_vectors
 
     memory = psutil.virtual_memory()
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else 0
@@ -77,7 +77,7 @@ def machine_facts() -> dict[str, str]:
     facts = {
         "tdpipe": tdpipe.__version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.release()}",
-        "cpu": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores usable",
+        "cpu": f"{cpu_name()} ({cpu_vectors()}), {len(os.sched_getaffinity(0))} cores usable",
         "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free, "
         f"{shared / 2**30:.1f} GiB shared",
         "torch": f"{torch.__version__}, CPU {torch.backends.cpu.get_cpu_capability()}",

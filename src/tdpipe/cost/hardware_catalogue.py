@@ -80,12 +80,29 @@ _CARDS = (
 )
 DEVICES = {card.name: card for card in _CARDS}
 
-# One core of an x86 server (AVX2, 3 GHz) in float32: an estimate for hidden size 576, used until
-# `tdpipe profile` has measured the machine's own stages.
+# One core of an x86 server in float32, 3 GHz, by its vectors: estimates for hidden size 576, used
+# until `tdpipe profile` has measured the machine's own stages. From benchmarks/projection_rates.py
+# and breakdown.py on a processor of each kind.
 CPU_CORE = DeviceRates(88e9, 96e9, 45e9, 12e9, 19e9, 3e-3)
+CPU_CORE_AVX512 = DeviceRates(109e9, 106e9, 65e9, 20e9, 19e9, 3e-3)
 # The same with int8 weights, a quarter of the bytes: the rate of reading is told in float32's.
 CPU_CORE_INT8 = replace(CPU_CORE, dense_flops=140e9, vocab_flops=155e9, memory_bytes_per_s=76e9)
+CPU_CORE_VNNI = replace(
+    CPU_CORE_AVX512, dense_flops=350e9, vocab_flops=340e9, memory_bytes_per_s=95e9
+)
 CPU_LINK = Link(1.5e9, 2e-4, 1e9)
+
+
+def cpu_core(vectors: str, int8_weights: bool) -> DeviceRates:
+    """The estimate of a core of this machine.
+
+    Args:
+        vectors: avx512_vnni, avx512f, or any other.
+        int8_weights: whether weights are held as int8, else as float32.
+    """
+    if int8_weights:
+        return CPU_CORE_VNNI if vectors == "avx512_vnni" else CPU_CORE_INT8
+    return CPU_CORE_AVX512 if vectors.startswith("avx512") else CPU_CORE
 
 
 def find_device(name: str) -> Device:

@@ -14,7 +14,7 @@ from tdpipe.core.limits import Limits
 from tdpipe.core.model_shape import ModelShape
 from tdpipe.core.tensor_shard import check_tensor_parallel
 from tdpipe.cost.cost_model import CostModel, plan_load, slowest_stage_time_s
-from tdpipe.cost.hardware_catalogue import CPU_CORE, CPU_CORE_INT8, CPU_LINK, DEVICES
+from tdpipe.cost.hardware_catalogue import CPU_LINK, DEVICES, cpu_core
 from tdpipe.cost.memory_check import Memory, check_memory, stage_weight_bytes
 from tdpipe.cost.memory_plan import (
     block_bytes,
@@ -30,6 +30,7 @@ from tdpipe.execution.pipeline_executor import PipelineExecutor, PipelineSpec, a
 from tdpipe.execution.ray_cluster import RayCluster
 from tdpipe.execution.ray_site import RayLauncher, RayPlan
 from tdpipe.execution.stage_site import StageLauncher
+from tdpipe.frontend.host_processor import cpu_vectors
 from tdpipe.frontend.stage_profile_cache import load_cached_profile, profile_key
 from tdpipe.policies.scheduler_registry import MIXES_PHASES
 
@@ -233,7 +234,7 @@ def resolve_setup(
         fix = f"a type of its own is for float32 on CPU, not {dtype} on {device}; use auto"
         raise ConfigError("kv_cache_dtype", kept_in, fix)
     card, value_bytes, kv_bytes = DEVICES[UNKNOWN_CARD], VALUE_BYTES[dtype], VALUE_BYTES[kept_in]
-    core = CPU_CORE_INT8 if config.quantization else CPU_CORE
+    core = cpu_core(cpu_vectors(), config.quantization is not None)
     rates, link = (core, CPU_LINK) if device == "cpu" else (card.rates(), card.link)
     mixes = config.scheduler in MIXES_PHASES
     balanced = balanced_partition(

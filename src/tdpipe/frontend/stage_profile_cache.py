@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import platform
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from tdpipe.config.profile_file import ProfileKey, load_profile, save_profile
 from tdpipe.core.errors import ConfigError
 from tdpipe.cost.profiled_cost import ProfiledCost
 from tdpipe.execution.models.model_source import ModelSource, cache_folder
+from tdpipe.frontend.host_processor import cpu_name, cpu_vectors
 
 # Of a card's multiprocessors, the percentage that a process may use under NVIDIA's Multi-Process
 # Service, which the stages inherit.
@@ -70,17 +70,9 @@ def machine_name(device: str) -> str:
         device: cpu, cuda, or the names of the stages' own.
     """
     if device.startswith("cpu"):
-        return f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+        return f"{cpu_name()} ({cpu_vectors()}), {len(os.sched_getaffinity(0))} cores"
     import torch
 
     name = f"{torch.cuda.get_device_name(0)} x {torch.cuda.device_count()}"
     share = os.environ.get(MPS_SHARE)
     return f"{name}, {share}% of the multiprocessors" if share else name
-
-
-def cpu_name() -> str:
-    """The processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"

@@ -175,12 +175,13 @@ class Adaptive:
         used = (state.num_tokens_to_prefill + (block_size // 2) * len(state.waiting)) / block_size
         if len(state.waiting) > free_places(state) or used > state.pool.num_free:
             return False
-        requests = [*state.resident.values(), *state.waiting.values()]
         remaining = remaining + self.survival.remaining_of(state.waiting.values())
-        timeline = KVTimeline(block_size, self.survival.remaining)
-        timeline.rebuild(requests, remaining, max(remaining, default=1), SharedBlocks.of(state))
+        # Asked first: it is quickly told, and the more often the reason.
         if self.sizing.tail_share(remaining, state.num_tokens_to_prefill) > MOST_TAIL:
             return False
+        requests = [*state.resident.values(), *state.waiting.values()]
+        timeline = KVTimeline(block_size, self.survival.remaining)
+        timeline.rebuild(requests, remaining, max(remaining, default=1), SharedBlocks.of(state))
         return max(timeline.blocks) <= fill_share(len(requests)) * capacity
 
     # ---- decode

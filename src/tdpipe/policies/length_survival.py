@@ -78,11 +78,7 @@ class LengthSurvival:
             elif request.finish_reason is FinishReason.LENGTH:
                 _count(self._cut, request)
         reached = {key: list(counts) for key, counts in self._cut.items()}
-        rooms: dict[int, list[float]] = {}
-        for request in self._alive.values():
-            key = _count(reached, request)
-            room = _room(request.max_tokens, request.predicted_tokens)
-            rooms.setdefault(key, []).append(room)
+        rooms = self._count_alive(reached)
         if self._num_told:
             told = self._told_sum / self._num_told
             self._deviation = min(DEVIATIONS, key=lambda deviation: abs(deviation - told))
@@ -101,6 +97,27 @@ class LengthSurvival:
             counts = self._ended.get(key, none), reached.get(key, none)
             prior = _shifted(self._common, self._shifts.get(key, 0))
             self._curves[key] = _ended_share(_hazards(*counts, prior))
+
+    def _count_alive(self, reached: dict[int, list[float]]) -> dict[int, list[float]]:
+        """Count each living request in its class's bin of `reached`; returns their rooms by class.
+
+        What a forecast says is looked up once for all that have it: this is asked as often as
+        `remaining_of`.
+        """
+        rooms: dict[int, list[float]] = {}
+        known: dict[tuple[int, int], tuple[list[float], list[float], float]] = {}
+        for request in self._alive.values():
+            predicted, most = request.predicted_tokens, request.max_tokens
+            found = known.get((predicted, most))
+            if found is None:
+                key = class_of(predicted)
+                bins = reached.setdefault(key, [0.0] * NUM_BINS)
+                found = bins, rooms.setdefault(key, []), _room(most, predicted)
+                known[predicted, most] = found
+            bins, of_class, room = found
+            of_class.append(room)
+            bins[_bin_of(len(request.output_token_ids), predicted)] += 1
+        return rooms
 
     def remaining(self, request: Request) -> int:
         """Tokens that the request is taken to generate yet, at least 1."""
@@ -247,18 +264,18 @@ def moved(counts: list[float], shift: int) -> list[float]:
     return [sum(counts[: 1 - shift]), *counts[1 - shift :], *[0.0] * -shift]
 
 
-def _count(counts: dict[int, list[float]], request: Request) -> int:
-    """Count the request in the bin that it has come to; returns its class."""
-    predicted, generated = request.predicted_tokens, len(request.output_token_ids)
-    key = class_of(predicted)
-    bins = counts.get(key)
-    if bins is None:
-        bins = counts[key] = [0.0] * NUM_BINS
-    place = 0
-    if generated:
-        place = int(log2(generated / predicted) * BINS_PER_DOUBLING + PLACE_OF_1)
-    bins[0 if place < 0 else place if place < NUM_BINS else NUM_BINS - 1] += 1
-    return key
+def _count(counts: dict[int, list[float]], request: Request) -> None:
+    """Count the request in the bin that it has come to."""
+    predicted = request.predicted_tokens
+    bins = counts.setdefault(class_of(predicted), [0.0] * NUM_BINS)
+    bins[_bin_of(len(request.output_token_ids), predicted)] += 1
+
+
+def _bin_of(generated: int, predicted: int) -> int:
+    if not generated:
+        return 0
+    place = int(log2(generated / predicted) * BINS_PER_DOUBLING + PLACE_OF_1)
+    return 0 if place < 0 else place if place < NUM_BINS else NUM_BINS - 1
 
 
 def _sums(counts: list[list[float]]) -> list[float]:
