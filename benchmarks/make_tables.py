@@ -288,6 +288,7 @@ TABLES = {
     "peers": peers,
     "peers_avx2": peers,
     "peers_static": peers,
+    "replicas": peers,
     "stage_busy": stage_busy,
     "paper_nodes": paper_nodes,
     "paper_grid": paper_grid,

@@ -25,6 +25,7 @@ from tdpipe.execution.models.model_source import resolve_model
 from workload_lognormal import make_workload
 
 HERE = Path(__file__).parent
+REPLICAS = "replicas"  # engines of one stage each, as many as the others have stages
 TDPIPE = ("adaptive", "td-pipe", "pp-separate", "pp-hybrid")
 # The best settings found for two cores: one process, both cores, none held back.
 VLLM_ENVIRONMENT = {
@@ -110,7 +111,7 @@ class Contender:
 def command_of(name: str, options: argparse.Namespace, folder: str) -> Contender:
     """Start the contender `name`."""
     workload = [str(options.requests), str(options.seed), str(options.scale)]
-    if name.removesuffix("-kv16").removesuffix("-int8") in TDPIPE:
+    if name.removesuffix("-kv16").removesuffix("-int8") in (*TDPIPE, REPLICAS):
         script = [sys.executable, str(HERE / "peer_tdpipe.py"), name, str(options.stages)]
         return Contender(f"tdpipe {name}", [*script, *workload], {})
     if name == "transformers":
@@ -158,12 +159,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(runs: dict[str, Any], output_tokens: int) -> str:
-    """Median throughput of each contender, and its ratio to each peer's median in these rounds."""
+    """Median throughput of each contender, and its ratio to each peer's median in these rounds.
+
+    Where only ours take part, to that of the first.
+    """
     medians = {
         name: statistics.median(round_["seconds"] for round_ in entry["rounds"])
         for name, entry in runs.items()
     }
-    peers = [name for name in medians if not name.startswith("tdpipe")]
+    peers = [name for name in medians if not name.startswith("tdpipe")] or [*medians][:1]
     lines = [
         "| contender | output tokens/s | " + " | ".join(f"x {peer}" for peer in peers) + " |",
         "|---" * (2 + len(peers)) + "|",
@@ -197,7 +201,7 @@ def main() -> None:
     if options.smoke:
         options.requests, options.rounds, options.static_batches = 4, 1, "4"
         options.scale = 0.05
-        options.contenders = f"transformers,{TDPIPE[0]}"
+        options.contenders = f"transformers,{TDPIPE[0]},{REPLICAS}"
     if "vllm" in options.contenders and not options.vllm_python:
         parser.error("--vllm-python: give the interpreter that vLLM is installed for")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # contenders are ended then as well

@@ -11,7 +11,7 @@ from benchmark_runs import run
 def test_peers(tmp_path):
     shown = run("peers.py", "--smoke", "--folder", str(tmp_path))
     result = json.loads((tmp_path / "peers.json").read_text())
-    assert set(result["runs"]) == {"transformers", "tdpipe adaptive"}
+    assert set(result["runs"]) == {"transformers", "tdpipe adaptive", "tdpipe replicas"}
     assert all(entry["rounds"][0]["seconds"] > 0 for entry in result["runs"].values())
     assert result["commit"]["id"] and result["versions"]["torch"] and "| x transformers |" in shown
 

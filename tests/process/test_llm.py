@@ -190,7 +190,7 @@ def test_an_error_in_the_callers_iterable_comes_back(llm):
         ({"model": "no-such-model"}, ConfigError, "model='no-such-model'"),
         ({"partition": "29,2"}, ConfigError, "add up to the model's 30 layers"),
         ({"partition": "10,10,10"}, ConfigError, "give 2 numbers"),
-        ({"kv_cache_memory": "512KiB"}, CapacityError, "give more KV memory"),
+        ({"kv_cache_memory": "512KiB"}, CapacityError, "kv_cache_memory='512KiB'"),
         ({"kv_cache_memory": "64MiB", "max_model_len": 8192}, CapacityError, "needs 512 blocks"),
         ({"max_model_len": 10**6}, ConfigError, "the model's limit"),
         ({"device": "cuda"}, ConfigError, "CUDA devices for 2 stages"),

@@ -57,9 +57,16 @@ def shared_kv_bytes(
 
 
 def fitting_model_len(
-    num_blocks: int, block_size: int, wanted: int | None, model_limit: int
+    num_blocks: int,
+    block_size: int,
+    wanted: int | None,
+    model_limit: int,
+    kv_cache_memory: int | str | None = None,
 ) -> int:
     """The context limit: as asked for, else as much of the model's limit as the cache holds.
+
+    Args:
+        kv_cache_memory: the setting that the blocks come from, for the error.
 
     Raises:
         CapacityError: the cache does not hold one request of the length asked for.
@@ -72,5 +79,5 @@ def fitting_model_len(
             f"max_model_len={wanted or 'any'} needs {needed} blocks: give more KV memory or "
             "lower max_model_len"
         )
-        raise CapacityError("kv_cache_memory", f"{held} tokens", fix)
+        raise CapacityError("kv_cache_memory", kv_cache_memory, fix)
     return wanted if wanted is not None else min(model_limit, held)

@@ -153,9 +153,7 @@ class PipelineSetup:
         num_blocks = num_kv_blocks(
             self.shape, self.layers, kv_bytes, config.block_size, value_bytes, ranks
         )
-        model_len = fitting_model_len(
-            num_blocks, config.block_size, config.max_model_len, self.model_limit
-        )
+        model_len = self._model_len(num_blocks)
         executor.allocate(num_blocks)
         return Limits(
             num_stages=len(self.layers),
@@ -198,7 +196,14 @@ class PipelineSetup:
             size, value_bytes = self.config.block_size, VALUE_BYTES[self.kv_dtype]
             largest, ranks = max(self.layers), self.config.tensor_parallel_size
             blocks = wanted // block_bytes(self.shape, largest, size, value_bytes, ranks)
-            fitting_model_len(blocks, size, self.config.max_model_len, self.model_limit)
+            self._model_len(blocks)
+
+    def _model_len(self, num_blocks: int) -> int:
+        config = self.config
+        return fitting_model_len(
+            num_blocks, config.block_size, config.max_model_len, self.model_limit,
+            config.kv_cache_memory,
+        )  # fmt: skip
 
 
 def resolve_setup(

@@ -62,9 +62,10 @@ class LengthSurvival:
 
     def follow(self, request: Request) -> None:
         """The request is admitted; `learn` will see by itself that it has ended."""
+        is_new = request.request_id not in self._alive  # a preempted one comes again
         self._alive[request.request_id] = request
         quantiles = request.length_quantiles
-        if quantiles and quantiles[MIDDLE] < request.max_tokens:
+        if is_new and quantiles and quantiles[MIDDLE] < request.max_tokens:
             self._told_sum += log2(quantiles[MIDDLE] / quantiles[LOW]) / DEVIATIONS_BETWEEN
             self._num_told += 1
 

@@ -84,5 +84,7 @@ def test_context_limit_follows_the_cache():
     assert fitting_model_len(100, 16, 1600, 8192) == 1600
     with pytest.raises(CapacityError, match="max_model_len=1601 needs 101 blocks"):
         fitting_model_len(100, 16, 1601, 8192)
-    with pytest.raises(CapacityError):
+    with pytest.raises(CapacityError, match="kv_cache_memory=None"):
         fitting_model_len(1, 16, None, 8192)
+    with pytest.raises(CapacityError, match=r"kv_cache_memory='9KiB'.*it holds 16 tokens"):
+        fitting_model_len(1, 16, None, 8192, "9KiB")

@@ -41,9 +41,7 @@ def test_the_first_processor_is_told(
     assert (cpu_name(), cpu_vectors()) == ("Some Server : 2nd", best)
 
 
-def test_systems_that_keep_no_such_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_systems_that_keep_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tell(None, tmp_path, monkeypatch)
     assert cpu_name()
     assert cpu_vectors() == platform.machine()

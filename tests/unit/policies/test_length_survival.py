@@ -139,6 +139,20 @@ def test_forecasts_tell_how_wide_they_are():
     assert remaining(narrow, requests) / len(requests) < 0.7 * mean
 
 
+def test_a_preempted_request_tells_its_width_once():
+    beliefs = []
+    for times_admitted in (1, 9):
+        survival = LengthSurvival()
+        narrow, wide = (make_request(index, 10, 100, max_tokens=100_000) for index in range(2))
+        narrow.length_quantiles = (100,) * len(QUANTILE_SHARES)
+        wide.length_quantiles = tuple(2**index for index in range(len(QUANTILE_SHARES)))
+        for request in (narrow, *[wide] * times_admitted):
+            survival.follow(request)
+        survival.learn()
+        beliefs.append(survival.tokens_outlived_by(0.05, class_of(100), 100_000))
+    assert beliefs[0] == beliefs[1]
+
+
 def test_requests_that_are_cut_were_alive_there():
     requests, survival = followed(lambda true: [200] * len(true), [200] * 100)
     for request in requests:
