@@ -1,10 +1,11 @@
 """Which replica gets which job: the one with the least expected work outstanding.
 
 Not all is handed out at the start. A replica has a window, jobs that it may have outstanding at
-most, and gets more as it ends some; so a slow one gets less. When nothing is left to hand out and a
-replica has no job that waits, it is given part of those that wait at another (`to_move`). What a
-replica has begun stays there: where all its jobs run at once, none can be moved, and a slow replica
-is the last to end by what its last batch of requests takes.
+most, and gets more as it ends some; so a slow one gets less. When nothing is left to hand out, a
+replica has no job that waits, and one with more work outstanding does, some of those move (`to_move`).
+That one has begun all of its jobs is not enough: engines that have the same to do may begin it sooner
+or later. What a replica has begun stays there: where all its jobs run at once, none can be moved, and a
+slow replica is the last to end by what its last batch of requests takes.
 
 Jobs go out in the order of the input. That two prompts begin alike is not looked at.
 """
@@ -70,8 +71,8 @@ class Assignment:
     def __init__(self, windows: Sequence[int]) -> None:
         self._shares = [_Share(window) for window in windows]
         self._pool: deque[_Waiting] = deque()  # not handed out
-        self._moved: set[int] = set()
-        self._asked: set[int] = set()  # replicas that were asked for jobs and have not answered
+        self._asked_for: set[int] = set()  # jobs that moved, or had begun: they stay
+        self._asked: set[int] = set()  # replicas that were asked and have not answered
 
     @property
     def has_room(self) -> bool:
@@ -121,16 +122,14 @@ class Assignment:
     def given_back(self, replica: int, numbers: Iterable[int]) -> list[int]:
         """A replica has not begun these and gives them up: they are to be handed out again."""
         self._asked.discard(replica)
-        back = self._put_back(replica, numbers, replica)
-        self._moved.update(back)
-        return back
+        return self._put_back(replica, numbers, replica)
 
     def to_move(self, queues: Sequence[ReplicaQueue | None]) -> tuple[int, list[int]] | None:
         """The replica to ask for jobs, and which; None when all is well.
 
-        That is when nothing is left to hand out, a replica has none that waits, and another does.
-        The last ones handed out are asked for, so many that all have equally many waiting. A job is
-        moved once at most, so that the last ones do not wander.
+        That is unless nothing is left to hand out, a replica has none that waits, and another does.
+        The last ones handed out are asked for, until the work outstanding is as even as whole jobs
+        make it. No job is asked for twice: it would have begun, or be one that moved already.
 
         Args:
             queues: what each replica said last; None where it has said nothing.
@@ -145,14 +144,19 @@ class Assignment:
             for i, queue in enumerate(queues)
             if queue is not None and not self._shares[i].is_lost
         )
-        if waiting < 1:
-            return None
-        count = max(1, waiting * len(dry) // (len(dry) + 1))
-        latest = reversed(self._shares[replica].outstanding)
-        wanted = [number for number in latest if number not in self._moved][:count]
+        left = self._shares[replica].work
+        even = (left + sum(self._shares[i].work for i in dry)) / (len(dry) + 1)
+        wanted: list[int] = []
+        for number, work in reversed(self._shares[replica].outstanding.items()):
+            if len(wanted) >= waiting or left - work / 2 < even:
+                break
+            if number not in self._asked_for:
+                wanted.append(number)
+                left -= work
         if not wanted:
             return None
         self._asked.add(replica)
+        self._asked_for.update(wanted)
         return replica, wanted
 
     # ---- details

@@ -22,12 +22,23 @@ class ExpectedWork:
         self._num_tokens = 0
 
     def of(
-        self, prompt_tokens: float, max_tokens: int | None, length_hint: int | None, n: int
+        self,
+        prompt_tokens: float,
+        max_tokens: int | None,
+        length_hint: int | None,
+        n: int,
+        ends_early: bool = True,
     ) -> float:
-        """The work of a job of n completions; more than 0."""
+        """The work of a job of n completions; more than 0.
+
+        Args:
+            ends_early: whether an end-of-text token ends it (not so with ignore_eos).
+        """
         mean = self._num_tokens / self._num_outputs if self._num_outputs else FIRST_GUESS_TOKENS
         output_tokens = mean if length_hint is None else float(length_hint)
-        if max_tokens is not None:
+        if max_tokens is not None and not ends_early:
+            output_tokens = max_tokens
+        elif max_tokens is not None:
             output_tokens = min(output_tokens, max_tokens)
         return PROMPT_TOKEN_WORK * prompt_tokens + n * max(1.0, output_tokens)
 

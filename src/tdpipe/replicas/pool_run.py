@@ -180,7 +180,9 @@ class PoolRun:
             return JobResult(job.key, None, error)
         params = job.params
         prompt_tokens = prompt_tokens_about(job.prompt, job.messages)
-        work = self._work.of(prompt_tokens, params.max_tokens, job.length_hint, params.n)
+        work = self._work.of(
+            prompt_tokens, params.max_tokens, job.length_hint, params.n, not params.ignore_eos
+        )
         self._open[number] = _OpenJob(job.key, SentJob(number, text))
         self._assignment.add(number, work)
         return None

@@ -66,12 +66,49 @@ def test_waiting_jobs_move_once_to_a_dry_replica():
     queues = [ReplicaQueue(4, 3), ReplicaQueue(4, 0)]
     assert assignment.to_move([ReplicaQueue(4, 3), ReplicaQueue(3, 0)]) is None  # on its way
     assert assignment.to_move([ReplicaQueue(4, 3), ReplicaQueue(4, 1)]) is None  # not dry
-    latest = assignment.outstanding(0)[-1]
-    assert assignment.to_move(queues) == (0, [latest])
+    last_two = assignment.outstanding(0)[:-3:-1]
+    assert assignment.to_move(queues) == (0, last_two)
     assert assignment.to_move(queues) is None  # asked already
-    assert assignment.given_back(0, [latest]) == [latest]
-    assert assignment.hand_out() == [(1, latest)]
-    assert assignment.to_move([ReplicaQueue(4, 0), ReplicaQueue(5, 1)]) is None  # not again
+    assert assignment.given_back(0, last_two) == last_two
+    assert assignment.hand_out() == [(1, number) for number in last_two]
+    assignment.done(0, assignment.outstanding(0)[0])
+    assignment.done(0, assignment.outstanding(0)[0])
+    assert assignment.to_move([ReplicaQueue(4, 0), ReplicaQueue(6, 1)]) is None  # not again
+
+
+def test_who_has_as_much_to_do_is_given_nothing():
+    """Its engine has begun all of its jobs at once; the other's takes them one by one."""
+    assignment = filled([9, 9], [SHORT] * 18)
+    assignment.hand_out()
+    queues = [ReplicaQueue(9, 8), ReplicaQueue(9, 0)]
+    assert assignment.to_move(queues) is None
+    for number in assignment.outstanding(1)[:4]:
+        assignment.done(1, number)
+    latest = assignment.outstanding(0)[:-3:-1]
+    assert assignment.to_move(queues) == (0, latest)  # 9 and 5: two move
+
+
+def test_work_is_evened_over_all_that_are_dry():
+    assignment = filled([9, 9, 9], [LONG, LONG, *[SHORT] * 8])
+    assignment.hand_out()  # the short ones to the third
+    for number in assignment.outstanding(1):
+        assignment.done(1, number)
+    queues = [ReplicaQueue(1, 1), ReplicaQueue(1, 0), ReplicaQueue(8, 0)]
+    assert assignment.to_move(queues) == (0, [0])  # two are dry, even is 36 each
+    assert assignment.given_back(0, [0]) == [0]
+    assert assignment.hand_out() == [(1, 0)]
+
+
+def test_a_job_that_had_begun_is_not_asked_for_again():
+    assignment = filled([8, 8], [SHORT] * 12)
+    assignment.hand_out()
+    for number in assignment.outstanding(1):
+        assignment.done(1, number)
+    queues = [ReplicaQueue(6, 3), ReplicaQueue(6, 0)]
+    mine = assignment.outstanding(0)
+    assert assignment.to_move(queues) == (0, mine[:-4:-1])
+    assignment.given_back(0, [])
+    assert assignment.to_move(queues) == (0, mine[:3][::-1])
 
 
 def test_a_job_given_up_does_not_return_to_who_gave_it_up():
