@@ -2,10 +2,10 @@
 
 Not all is handed out at the start. A replica has a window, jobs that it may have outstanding at
 most, and gets more as it ends some; so a slow one gets less. When nothing is left to hand out, a
-replica has no job that waits, and one with more work outstanding does, some of those move (`to_move`).
-That one has begun all of its jobs is not enough: engines that have the same to do may begin it sooner
-or later. What a replica has begun stays there: where all its jobs run at once, none can be moved, and a
-slow replica is the last to end by what its last batch of requests takes.
+replica has no job that waits, and one with more work outstanding does, some of those move
+(`to_move`). That one has begun all of its jobs is not enough: engines with equally much to do begin
+it sooner or later. What a replica has begun stays there: where all its jobs run at once, none can
+be moved, and a slow replica is the last to end by what its last batch of requests takes.
 
 Jobs go out in the order of the input. That two prompts begin alike is not looked at.
 """

@@ -34,13 +34,19 @@ class ExpectedWork:
         Args:
             ends_early: whether an end-of-text token ends it (not so with ignore_eos).
         """
-        mean = self._num_tokens / self._num_outputs if self._num_outputs else FIRST_GUESS_TOKENS
-        output_tokens = mean if length_hint is None else float(length_hint)
-        if max_tokens is not None and not ends_early:
+        if length_hint is not None:
+            output_tokens = float(length_hint)
+        elif max_tokens is not None and not ends_early:
             output_tokens = max_tokens
-        elif max_tokens is not None:
+        else:
+            output_tokens = self._mean_tokens
+        if max_tokens is not None:
             output_tokens = min(output_tokens, max_tokens)
         return PROMPT_TOKEN_WORK * prompt_tokens + n * max(1.0, output_tokens)
+
+    @property
+    def _mean_tokens(self) -> float:
+        return self._num_tokens / self._num_outputs if self._num_outputs else FIRST_GUESS_TOKENS
 
     def ended(self, output_tokens: int) -> None:
         """One output has ended with so many tokens."""

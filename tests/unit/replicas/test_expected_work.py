@@ -8,8 +8,9 @@ def test_what_an_output_is_expected_to_be():
     assert work.of(0, 50, None, 1) == 50  # no more than max_tokens
     assert work.of(0, None, 70, 1) == 70 and work.of(0, 20, 70, 1) == 20
     assert work.of(0, 50, None, 3) == 150
-    assert work.of(0, 5000, 70, 1, ends_early=False) == 5000  # nothing else ends it
-    assert work.of(0, None, 70, 1, ends_early=False) == 70
+    assert work.of(0, 5000, None, 1, ends_early=False) == 5000  # nothing else ends it
+    assert work.of(0, 5000, 70, 1, ends_early=False) == 70  # but perhaps a stop string
+    assert work.of(0, None, None, 1, ends_early=False) == work.of(0, None, None, 1)
     assert work.of(100, 50, 5, 1) == 15
     before = work.of(0, None, None, 1)
     for tokens in (10, 30):
