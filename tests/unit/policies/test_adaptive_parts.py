@@ -73,7 +73,7 @@ def brute_force(requests, block_size, interval):
         remaining = to_come(request)
         last = min(remaining // interval, NUM_INTERVALS - 1)
         for index in range(last + 1):
-            grown = min(remaining, (index + 1) * interval) if index < last else remaining
+            grown = (index + 0.5) * interval if index < last else remaining
             blocks[index] += (request.num_tokens + block_size // 2 + grown) / block_size
     return blocks
 
