@@ -2,8 +2,8 @@
 
 The same forecast as kv_forecast (paper 3.2), for a scheduler that asks for it all the time and
 fills the cache to the brim: the future is cut into even intervals. A request counts with its size
-in the middle of each interval that it is expected to outlive, and with its largest in that of its
-end: what all counted with their largest everywhere would leave free is several percent of a cache.
+in the middle of each interval that it is expected to outlive, and with part of its largest in that
+of its end. Counted with their largest throughout, they would leave several percent of a cache free.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,9 @@ from tdpipe.policies.shared_blocks import SharedBlocks
 
 NUM_INTERVALS = 64
 SHORTEST_INTERVAL = 4  # rounds
+# Half of the interval of its end is what a request is there for on average; but the fullest moment
+# counts, and there may be few requests.
+END_SHARE = 0.75
 
 
 class KVTimeline:
@@ -65,7 +68,9 @@ class KVTimeline:
         count = total = 0
         for index in range(NUM_INTERVALS - 1, -1, -1):  # from the end: who lives longer lives here
             grown = total + count * (index + 0.5) * self.interval
-            self.blocks[index] = (grown + last_tokens[index]) / self.block_size + num_shared
+            self.blocks[index] = (
+                grown + END_SHARE * last_tokens[index]
+            ) / self.block_size + num_shared
             count += counts[index]
             total += tokens[index]
 
@@ -101,4 +106,5 @@ class KVTimeline:
         remaining = self.remaining(request)
         last = min(remaining // self.interval, NUM_INTERVALS - 1)
         middles = [(index + 0.5) * self.interval for index in range(last)]
-        return [(size + grown) / self.block_size for grown in (*middles, remaining)]
+        sizes = [*[size + grown for grown in middles], END_SHARE * (size + remaining)]
+        return [tokens / self.block_size for tokens in sizes]

@@ -13,7 +13,7 @@ from tdpipe.cost.profiled_cost import ProfiledCost, StageProfile
 from tdpipe.policies.adaptive import Adaptive, hold_back
 from tdpipe.policies.admission_order import AdmissionOrder
 from tdpipe.policies.batch_sizing import LATER_SHARE, BatchSizing, Outlook
-from tdpipe.policies.kv_timeline import NUM_INTERVALS, KVTimeline
+from tdpipe.policies.kv_timeline import END_SHARE, NUM_INTERVALS, KVTimeline
 from tdpipe.policies.length_survival import class_of
 from tdpipe.policies.saturation import batch_time_s, efficient_tokens, free_tokens
 
@@ -74,7 +74,8 @@ def brute_force(requests, block_size, interval):
         last = min(remaining // interval, NUM_INTERVALS - 1)
         for index in range(last + 1):
             grown = (index + 0.5) * interval if index < last else remaining
-            blocks[index] += (request.num_tokens + block_size // 2 + grown) / block_size
+            share = 1.0 if index < last else END_SHARE
+            blocks[index] += share * (request.num_tokens + block_size // 2 + grown) / block_size
     return blocks
 
 
@@ -95,7 +96,7 @@ def test_a_long_prompt_fills_the_cache_only_as_fast_as_it_is_computed():
     timeline.rebuild([], [], longest=640)
     long = make_request(0, 4000, 100)
     at_once = timeline.peak_with(long, 10**6)
-    assert at_once == pytest.approx((4000 + 8 + 100) / 16)
+    assert at_once == pytest.approx((4000 + 8 + 95) / 16)
     assert timeline.peak_with(long, 10) < blocks_for(10 * 110, 16) + 1
 
 
