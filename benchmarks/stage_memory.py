@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write, instead of results/")
     options = parser.parse_args()
     if options.smoke:
-        options.requests, options.kv_cache_memory = 16, "8MiB"
+        options.requests, options.kv_cache_memory = 32, "16MiB"
     workload = make_workload(options.requests, seed=0, scale=0.1 if options.smoke else 1.0)
     started_s = time.perf_counter()
     with LLM(
