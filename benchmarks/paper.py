@@ -265,7 +265,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def kept_rows(
     part: str, cells: list[Cell], folder: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of these cells in the result file that is there, and the commit that they are of.
+    """Rows of these cells in the result file that is there, and each scheduler's commit.
 
     Raises:
         SystemExit: the file lacks one of them.
@@ -278,7 +278,9 @@ def kept_rows(
         raise SystemExit(
             f"paper_{part}.json has no run of {error}: leave --schedulers out"
         ) from None
-    return kept, record["commit"]
+    before = record.get("kept", {})
+    commits = {cell.scheduler: before.get(cell.scheduler, record["commit"]) for cell in cells}
+    return kept, commits
 
 
 def main() -> None:
@@ -305,8 +307,7 @@ def main() -> None:
         kept: list[dict[str, Any]] = []
         if names is not None:
             others = [cell for cell in cells if cell not in mine]
-            kept, commit = kept_rows(part, others, options.folder or RESULTS)
-            figures["kept"] = {"commit": commit, "but": names}
+            kept, figures["kept"] = kept_rows(part, others, options.folder or RESULTS)
         with ProcessPoolExecutor(options.processes) as pool:
             rows = list(pool.map(run, mine))
         show(rows)
