@@ -10,7 +10,7 @@ decoding reads anyway.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from math import sqrt
 from operator import attrgetter
@@ -27,6 +27,7 @@ from tdpipe.policies.length_survival import LengthSurvival
 from tdpipe.policies.policy import Choice, PrefillChunk
 from tdpipe.policies.preemption import make_room
 from tdpipe.policies.prefill_draft import PrefillDraft
+from tdpipe.policies.run_tail import Group, grouped
 from tdpipe.policies.shared_blocks import SharedBlocks
 
 # The forecast is a sum over n residents, whose errors cancel out in part: 1 / sqrt(n) of this share
@@ -124,9 +125,10 @@ class Adaptive:
         residents = list(state.resident.values())
         remaining = self.survival.remaining_of(residents)
         longest = max(remaining, default=1)
-        longest_waiting = self._longest_waiting(state)
+        waiting = self._waiting_groups(state)
         shared = SharedBlocks.of(state)
-        timeline.rebuild(residents, remaining, max(longest, longest_waiting[0]), shared)
+        longest_waiting = round(waiting[0].tokens) if waiting else 0
+        timeline.rebuild(residents, remaining, max(longest, longest_waiting), shared)
         expected = sum(
             one.forecast_tokens * self.survival.mean_ratio(key, one.mean_max_tokens)
             for key, one in self.order.classes.items()
@@ -135,8 +137,8 @@ class Adaptive:
         return Outlook(
             prompt_tokens=state.num_tokens_to_prefill,
             output_tokens=output_tokens,
-            longest_tokens=longest,
-            longest_waiting_tokens=longest_waiting,
+            resident=grouped(Group(1, tokens) for tokens in sorted(remaining, reverse=True)),
+            waiting=waiting,
             decodes=state.num_decoding / state.limits.num_stages,
             room=1 - max(timeline.blocks) / state.limits.num_blocks,
             is_full=self._is_full,
@@ -146,21 +148,19 @@ class Adaptive:
             most_decodes=most_decodes(state, output_tokens),
         )
 
-    def _longest_waiting(self, state: EngineState) -> tuple[int, ...]:
-        """Tokens that no more than one waiting request of any class is taken to outlive.
-
-        Then the same of the last half of each class, of its last quarter, and so on.
-        """
+    def _waiting_groups(self, state: EngineState) -> list[Group]:
+        """Those that wait, by the lengths that so many of their class are expected to have."""
         self.order.drop_aborted(state)
-        longest = [0]
+        found = []
         for key, one in self.order.classes.items():
-            for halvings in range(len(one.members).bit_length()):
-                share = min(0.5, 2**halvings / len(one.members))
+            number, before = len(one.members), 0
+            while before < number:
+                size = min(before + 1, number - before)
+                share = (before + (size + 1) / 2) / (number + 1)
                 tokens = self.survival.tokens_outlived_by(share, key, one.mean_max_tokens)
-                if halvings == len(longest):
-                    longest.append(0)
-                longest[halvings] = max(longest[halvings], round(tokens))
-        return tuple(longest)
+                found.append(Group(size, tokens))
+                before += size
+        return grouped(sorted(found, key=attrgetter("tokens"), reverse=True))
 
     def _all_fit(self, state: EngineState, remaining: list[int]) -> bool:
         """Whether all that waits could be prefilled now and stay resident to its end.
@@ -229,7 +229,8 @@ class Adaptive:
         """Prefill that fills the batch up: prompts already begun, then new ones that fit."""
         if not state.prefilling and (self._is_full or not state.waiting):
             return ()
-        most = min(self.size.tokens, state.limits.max_num_batched_tokens)
+        size = self.sizing.shrunk(self.size.tokens, len(lane), state.num_tokens_to_prefill)
+        most = min(size, state.limits.max_num_batched_tokens)
         budget = max(most - len(lane), 0 if lane else 1)
         places = state.limits.max_num_seqs - len(lane)
         if budget <= 0 or places <= 0:
@@ -343,7 +344,11 @@ def starts_block(request: Request, state: EngineState) -> bool:
 def _explain(size: BatchSize, outlook: Outlook, state: EngineState) -> str:
     return (
         f"batches of {size.tokens} tokens ({size.limit} limit): {outlook.prompt_tokens} prompt and "
-        f"{outlook.output_tokens} output tokens left, longest {outlook.longest_tokens} (waiting: "
-        f"{outlook.longest_waiting_tokens[0]}), {outlook.decodes:.1f} decodes a batch, "
+        f"{outlook.output_tokens} output tokens left, longest {_longest(outlook.resident)} "
+        f"(waiting: {_longest(outlook.waiting)}), {outlook.decodes:.1f} decodes a batch, "
         f"{outlook.room:.0%} of the cache unplanned, {len(state.waiting)} waiting"
     )
+
+
+def _longest(groups: Sequence[Group]) -> int:
+    return round(groups[0].tokens) if groups else 0

@@ -4,22 +4,17 @@ All batches in a pipeline should take the same time, and none less than the read
 pays for. Four limits, in tokens per batch; the smallest counts:
 
 efficient   enough to compute near the best rate; a little less counts as enough while the cache is
-            full, where small batches let finished requests be replaced sooner
-chain       the steps of the longest request follow each other, one a round. In batches of n tokens
-            the waiting prompts come in while decodes gather beside them (prompt_phase); then
-            decodes alone are left, as many to a batch as were there; what the longest request
-            still needs after as many rounds as these batches make goes on almost alone:
+            full, where small batches let finished requests be replaced sooner, and more is allowed
+            where all that waits fits
+chain       the steps of a request follow each other, one a round. In batches of n tokens the
+            waiting prompts come in while decodes gather beside them (prompt_phase); after the last
+            prompt the pipeline takes a round for as long as any request is alive (run_tail):
                 run time(n) = (batches with prompts + P - 1) x time(n)
-                              + batches of decodes x step(decodes) + rounds alone x P x step(1)
-                rounds alone = max(0, longest - batches / P)
-            The longest request that waits may be among the last to start, when all prompts have
-            been read. Of many the longest of all is seldom the very last: of the last half to
-            start, quarter and so on, each is taken with the longest that so many have, starting in
-            the middle of them, and the very last at their end. Rounds alone of those that will
-            start later count half: once they run, the batches left can still be made smaller. The
-            limit is the largest n with the least run time: small batches make short rounds, which
-            pays where a batch of the least efficient size is hardly slower per token; large ones
-            let the last start sooner. Batches that decodes alone would fill let no prompt in.
+                              + sum over the rounds after them of P x step(alive / P)
+            The limit is the largest n with the least run time: small batches make short rounds, in
+            which the longest requests come on while others fill their batches up; large ones are
+            more efficient and let the last start sooner. Batches that decodes alone would fill let
+            no prompt in.
 fill        while nothing decodes yet, the T tokens of waiting prompts pass P stages in batches of n
             tokens in (T / n + P - 1) x time(n): the n with the least of that
 flow        with a full cache, prompts can come in only as fast as decoding makes room:
@@ -30,9 +25,12 @@ No batch need be smaller than what is free, because the weights are read anyway.
 prefill     where all that waits fits the cache to its end, and is enough to decode without prompts
             beside, nothing is gained by prompts that come later: one delays the others by its
             prefill and no more, while the last to start may prove to be the longest. Beside its
-            decodes a batch then takes a fixed share of the prompts still waiting; several a stage,
-            ever smaller ones, so that the stages fill up. Not so where forecasts say that a few
-            run on alone for long (tail_share): then the others are what fills their batches.
+            decodes a batch then takes a fixed share of the prompts still waiting. Not so where
+            forecasts say that a few run on alone for long (tail_share): then the others are what
+            fills their batches.
+
+Whatever the limit, no batch takes more than a share of the prompts still waiting: several a stage,
+ever smaller ones, so that the stages fill up and the last prompt passes them soon.
 """
 
 from collections.abc import Sequence
@@ -42,6 +40,7 @@ from typing import NamedTuple
 
 from tdpipe.cost.cost_model import BatchLoad, CostModel, decode_load, slowest_stage_time_s
 from tdpipe.policies.prompt_phase import PromptPhase, prompt_phase
+from tdpipe.policies.run_tail import Group, tail
 from tdpipe.policies.saturation import batch_time_s, efficient_tokens, free_tokens
 
 AMPLE_SHARE, SCARCE_SHARE = 0.985, 0.95
@@ -49,8 +48,10 @@ AMPLE_SHARE, SCARCE_SHARE = 0.985, 0.95
 OPEN_SHARE = 0.3
 # Batches for each stage that the waiting prompts are cut into, where all of them fit.
 PREFILL_BATCHES = 4
-# Of what requests that start later may run on alone.
-LATER_SHARE = 0.5
+# Where all prompts fit, batches of so many tokens are tried: of prompts alone they may compute a
+# little faster still. Towards the last prompt they shrink, to this multiple of the scarce size.
+LARGEST = 2048
+LAST_SIZES = 2
 # Sizes are tried in steps of this ratio; run times that differ by less than a share of
 # INDIFFERENCE are taken as equal.
 STEP_RATIO = 1.1
@@ -64,9 +65,7 @@ class Outlook:
     Attributes:
         prompt_tokens: waiting to be prefilled.
         output_tokens: expected from waiting and resident requests together.
-        longest_tokens: expected remaining output of the longest resident request.
-        longest_waiting_tokens: output of the longest waiting one, as far as one of so many goes;
-            the same of the last half to start, of the last quarter, and so on, to a single one.
+        resident, waiting: requests by tokens expected to come, the longest first.
         decodes: mean decodes in a batch.
         room: share of the blocks that the forecast leaves free at its peak.
         is_full: nothing that waits fits the forecast.
@@ -78,8 +77,8 @@ class Outlook:
 
     prompt_tokens: int
     output_tokens: int
-    longest_tokens: int
-    longest_waiting_tokens: tuple[int, ...]
+    resident: Sequence[Group]
+    waiting: Sequence[Group]
     decodes: float
     room: float
     is_full: bool
@@ -109,17 +108,21 @@ class BatchSizing:
         self.free = free_tokens(cost)
         self.ample = efficient_tokens(cost, AMPLE_SHARE)
         self.scarce = efficient_tokens(cost, SCARCE_SHARE)
-        self._batch_alone_s = slowest_stage_time_s(cost, decode_load(1, 0))
+        self._steps_s: dict[int, float] = {}
         sizes = [self.free]
-        while sizes[-1] < self.ample:
+        self.largest = max(self.ample, LARGEST)
+        while sizes[-1] < self.largest:
             sizes.append(int(sizes[-1] * STEP_RATIO) + 1)
         self._times_s = [(size, batch_time_s(cost, size)) for size in sizes]
 
     def size(self, outlook: Outlook) -> BatchSize:
         """The smallest of the limits, but not less than what is free, or the prompts call for."""
+        efficient = self.scarce if outlook.is_full else self.ample
+        if outlook.all_fit:
+            efficient = self.largest
         limits = {
-            "efficient": float(self.scarce if outlook.is_full else self.ample),
-            "chain": float(self._chain_limit(outlook)),
+            "efficient": float(efficient),
+            "chain": float(self._chain_limit(outlook, efficient)),
         }
         if outlook.room < OPEN_SHARE:
             ratio = outlook.prompt_tokens / max(1, outlook.output_tokens)
@@ -135,6 +138,16 @@ class BatchSizing:
         if limits[name] <= self.free:
             return BatchSize(self.free, "free")
         return BatchSize(int(limits[name]), name)
+
+    def shrunk(self, tokens: int, decodes: int, prompt_tokens: int) -> int:
+        """Of batches of so many tokens, the size of the next one: the last ones are ever smaller.
+
+        Args:
+            decodes: of this batch.
+            prompt_tokens: waiting to be prefilled.
+        """
+        share = prompt_tokens // (PREFILL_BATCHES * self.num_stages)
+        return min(tokens, max(LAST_SIZES * self.scarce, decodes + share))
 
     def rounds_left(self, outlook: Outlook, size: BatchSize) -> float:
         """Rounds of P batches of that size that the tokens left will take."""
@@ -157,9 +170,9 @@ class BatchSizing:
         others = self.num_stages - 1
         return min(self._times_s, key=lambda one: (prompt_tokens / one[0] + others) * one[1])[0]
 
-    def _chain_limit(self, outlook: Outlook) -> int:
-        """The largest size with the least run time."""
-        sizes = self._times_s
+    def _chain_limit(self, outlook: Outlook, most: int) -> int:
+        """The largest size with the least run time, of those up to about `most`."""
+        sizes = [one for one in self._times_s if one[0] <= most * STEP_RATIO]
         if outlook.prompt_tokens:
             # Batches that their decodes fill would let no prompt in.
             sizes = [one for one in sizes if one[0] > outlook.decodes] or sizes[-1:]
@@ -169,41 +182,43 @@ class BatchSizing:
 
     def _run_time_s(self, outlook: Outlook, size: int) -> float:
         """Of what is left, in batches of that size: prompts beside decodes, then decodes alone."""
-        prompt_batches = prompts_s = decodes_done = 0.0
-        decodes = outlook.num_requests / self.num_stages
+        stages = self.num_stages
+        prompt_rounds = prompts_s = 0.0
         if outlook.prompt_tokens:
             phase = self._prompt_phase(outlook, size)
-            prompt_batches = phase.rounds * self.num_stages
-            decodes_done = prompt_batches * phase.decodes
-            decodes = min(decodes, phase.decodes_after)
-            # The last one passes the other stages, too.
-            batches_s = self._mixed_time_s(outlook, phase)
-            prompts_s = (prompt_batches + self.num_stages - 1) * batches_s
-        decodes = max(1.0, decodes)
-        decode_batches = max(0.0, outlook.output_tokens - decodes_done) / decodes
-        decode_s = decode_batches * slowest_stage_time_s(self.cost, decode_load(int(decodes), 0))
-        alone_s = self._alone_s(outlook.longest_tokens, prompt_batches + decode_batches)
-        later_s = self._later_alone_s(outlook, prompt_batches, decode_batches)
-        return prompts_s + decode_s + max(alone_s, later_s)
+            prompt_rounds = phase.rounds
+            # The last one passes the other stages, too; it will be smaller (`shrunk`).
+            last = min(1.0, LAST_SIZES * self.scarce / phase.tokens)
+            batches = prompt_rounds * stages + last * (stages - 1)
+            prompts_s = batches * self._mixed_time_s(outlook, phase)
+        tail_s = sum(
+            # Less than one request: with that chance there is one.
+            rounds * min(1.0, alive) * self._step_s(alive / stages)
+            for rounds, alive in tail(outlook.resident, outlook.waiting, prompt_rounds)
+        )
+        return prompts_s + stages * tail_s
 
-    def _later_alone_s(
-        self, outlook: Outlook, prompt_batches: float, decode_batches: float
-    ) -> float:
-        """Time of the rounds in which the longest that still wait go on alone."""
-        *parts, last = outlook.longest_waiting_tokens
-        found_s = self._alone_s(last, decode_batches)
-        # The longest of a part starts when half of its prompts have been read, but of one when all.
-        one = 0.5 ** len(parts)
-        for halvings, tokens in enumerate(parts):
-            behind = prompt_batches * (0.5**halvings - one) / 2
-            part_s = LATER_SHARE * self._alone_s(tokens, decode_batches + behind)
-            found_s = max(found_s, part_s)
-        return found_s
+    def _step_s(self, decodes: float) -> float:
+        """Time of a batch of so many decodes on the slowest stage; reading their cache left out."""
+        number = max(1, round(decodes))
+        found = self._steps_s.get(number)
+        if found is None:
+            load = decode_load(number, 0)
+            found = self._steps_s[number] = slowest_stage_time_s(self.cost, load)
+        return found
 
     def _prompt_phase(self, outlook: Outlook, size: int) -> PromptPhase:
+        """Until the last prompt has been read."""
+        # As many as decode at a time: some of the residents may still be prefilled.
+        number = sum(group.number for group in outlook.resident)
+        share = outlook.decodes / max(1, number)
+        residents, alive = [], outlook.decodes
+        for group in reversed(outlook.resident):
+            residents.append((group.tokens, min(alive, size - 1)))
+            alive -= share * group.number
         return prompt_phase(
             size,
-            min(outlook.decodes, size - 1),
+            residents,
             max(outlook.decodes, outlook.most_decodes),
             outlook.prompt_tokens / self.num_stages,
             outlook.prompt_tokens / max(1, outlook.num_waiting),
@@ -220,7 +235,3 @@ class BatchSizing:
             sampled=round(phase.decodes + started),
         )
         return slowest_stage_time_s(self.cost, load)
-
-    def _alone_s(self, tokens: int, batches: float) -> float:
-        """Time of the rounds that so many tokens of one request need beyond those of the others."""
-        return max(0.0, tokens - batches / self.num_stages) * self.num_stages * self._batch_alone_s

@@ -1,21 +1,23 @@
 """How decodes gather while waiting prompts are let in beside them: a flow of equal requests.
 
-In a round each of P batches of n tokens holds d decodes and n - d prompt tokens. With p prompt
-tokens a request and L tokens to generate, r rounds from now,
+In a round each of P batches of n tokens holds a decodes of requests that are there already, s of
+such as have started since, and n - a - s prompt tokens. With p prompt tokens a request and L tokens
+to generate, while a is the same,
 
-    dd/dr = (n - d) / p - d / L           requests that start, less those that end
-    d(r)  = e + (d(0) - e) exp(-r / t)    e = n L / (L + p),  1 / t = 1 / p + 1 / L
-    prompt tokens read = P ((n - e) r + (e - d(0)) t (1 - exp(-r / t)))
+    ds/dr = (n - a - s) / p - s / L       requests that start, less those that end
+    s(r)  = e + (s(0) - e) exp(-r / t)    e = (n - a) L / (L + p),  1 / t = 1 / p + 1 / L
+    prompt tokens read = P ((n - a - e) r + (e - s(0)) t (1 - exp(-r / t)))
 
-until all prompts have been read. Where the cache holds no more than m decodes a batch, prompts come
-in as others end: n is m (1 + p / L) then, and e is m.
+until all prompts have been read; a falls as the residents end. Where the cache holds no more than m
+decodes a batch, prompts come in as others end: n is no more than m (1 + p / L) then.
 """
 
-from math import exp
+from collections.abc import Iterable
+from math import exp, inf
 from typing import NamedTuple
 
 # Steps of Newton's method, from below: each doubles the digits that are right.
-STEPS = 6
+STEPS = 5
 
 
 class PromptPhase(NamedTuple):
@@ -25,18 +27,16 @@ class PromptPhase(NamedTuple):
         rounds: of P batches, until the last prompt has been read.
         tokens: of a batch.
         decodes: of a batch on average.
-        decodes_after: of a batch at the end of the phase.
     """
 
     rounds: float
     tokens: float
     decodes: float
-    decodes_after: float
 
 
 def prompt_phase(
     batch_tokens: float,
-    decodes: float,
+    residents: Iterable[tuple[float, float]],
     most_decodes: float,
     tokens_to_read: float,
     prompt_tokens: float,
@@ -45,22 +45,34 @@ def prompt_phase(
     """The phase from now on.
 
     Args:
-        batch_tokens: n, more than `decodes`.
-        decodes: d(0) of a batch.
-        most_decodes: m, not less than `decodes`.
+        batch_tokens: n.
+        residents: until which round how many of a batch decode, of those that are there; the first
+            number less than n. None are left after the last.
+        most_decodes: m, not less than the first number.
         tokens_to_read: waiting prompt tokens by P.
         prompt_tokens, output_tokens: p and L of a request, positive.
     """
     ratio = prompt_tokens / output_tokens
-    tokens = min(batch_tokens, most_decodes * (1 + ratio))
-    lasting = tokens / (1 + ratio)
     decay_rounds = prompt_tokens / (1 + ratio)
-    at_last, at_first = tokens - lasting, tokens - decodes
-    more = (lasting - decodes) * decay_rounds
-    rounds = tokens_to_read / max(at_first, at_last)
+    tokens = min(batch_tokens, most_decodes * (1 + ratio))
+    now = started = 0.0
+    to_read = tokens_to_read
+    for until, alive in (*residents, (inf, 0.0)):
+        space = max(0.0, tokens - alive)
+        lasting = space / (1 + ratio)
+        at_last = space - lasting
+        more = (lasting - started) * decay_rounds
+        if until > now:
+            left = exp((now - until) / decay_rounds)
+            read = at_last * (until - now) + more * (1 - left)
+            if read >= to_read:
+                break
+            to_read, now = to_read - read, until
+            started = lasting + (started - lasting) * left
+    rounds = to_read / max(space - started, at_last)
     for _ in range(STEPS):
         left = exp(-rounds / decay_rounds)
         read = at_last * rounds + more * (1 - left)
-        rounds += (tokens_to_read - read) / (at_last + (at_first - at_last) * left)
-    after = lasting + (decodes - lasting) * exp(-rounds / decay_rounds)
-    return PromptPhase(rounds, tokens, tokens - tokens_to_read / rounds, after)
+        rounds += (to_read - read) / (at_last + (space - started - at_last) * left)
+    rounds += now
+    return PromptPhase(rounds, tokens, tokens - tokens_to_read / rounds)

@@ -4,7 +4,7 @@ import pytest
 
 from factories import add_resident, make_cost, make_limits, make_request, make_state
 from tdpipe.core.block_pool import blocks_for
-from tdpipe.cost.cost_model import BatchLoad, decode_load, slowest_stage_time_s
+from tdpipe.cost.cost_model import BatchLoad
 from tdpipe.cost.hardware_catalogue import find_device
 from tdpipe.cost.model_catalogue import find_model
 from tdpipe.cost.placement import place
@@ -12,9 +12,10 @@ from tdpipe.cost.profile_table import ProfileTable
 from tdpipe.cost.profiled_cost import ProfiledCost, StageProfile
 from tdpipe.policies.adaptive import Adaptive, hold_back
 from tdpipe.policies.admission_order import AdmissionOrder
-from tdpipe.policies.batch_sizing import LATER_SHARE, BatchSizing, Outlook
+from tdpipe.policies.batch_sizing import LARGEST, LAST_SIZES, BatchSizing, Outlook
 from tdpipe.policies.kv_timeline import END_SHARE, NUM_INTERVALS, KVTimeline
 from tdpipe.policies.length_survival import class_of
+from tdpipe.policies.run_tail import Group
 from tdpipe.policies.saturation import batch_time_s, efficient_tokens, free_tokens
 
 
@@ -109,15 +110,10 @@ def test_saturation_points_are_where_the_roofline_bends():
     assert bend < efficient < efficient_tokens(cost, 0.98) < 500
 
 
-def waiting(*tokens):
-    """The longest of 8192 requests, of half of them and so on; the last parts have 100 tokens."""
-    return (*tokens, *[100] * (14 - len(tokens)))
-
-
 def outlook(**changes):
     settings = {
-        "prompt_tokens": 10**6, "output_tokens": 10**6, "longest_tokens": 100,
-        "longest_waiting_tokens": waiting(), "decodes": 50.0, "room": 1.0, "is_full": False,
+        "prompt_tokens": 10**6, "output_tokens": 10**6, "resident": [Group(200, 100.0)],
+        "waiting": [Group(9800, 100.0)], "decodes": 50.0, "room": 1.0, "is_full": False,
         "all_fit": False, "num_requests": 10**4, "num_waiting": 9800, "most_decodes": 10**4,
     }  # fmt: skip
     return Outlook(**{**settings, **changes})
@@ -128,44 +124,35 @@ def test_each_limit_of_the_batch_size():
     assert sizing.size(outlook()) == (sizing.ample, "efficient")
     assert sizing.size(outlook(is_full=True)) == (sizing.scarce, "efficient")
     # 2,000,000 tokens over 4 stages are 2500 rounds of 200 tokens.
-    size = sizing.size(outlook(longest_tokens=2500))
+    size = sizing.size(outlook(resident=[Group(1, 2500.0), Group(199, 100.0)]))
     assert size.limit == "chain" and 180 <= size.tokens <= 205
-    # A waiting request has fewer rounds: those from the middle of the prompts on.
-    later = sizing.size(outlook(longest_waiting_tokens=waiting(1600)))
+    # A waiting request has fewer rounds: those from its start on.
+    later = sizing.size(outlook(waiting=[Group(1, 1600.0), Group(9799, 100.0)]))
     assert later.limit == "chain" and sizing.free <= later.tokens <= size.tokens
-    # The last half to start has half of those.
-    assert sizing.size(outlook(longest_waiting_tokens=waiting(1600, 800))) == later
-    # Too long for that: the batches cannot be made so small, so they are large again.
-    last = sizing.size(outlook(longest_waiting_tokens=waiting(1600, 1500)))
-    assert last.tokens > 1.5 * later.tokens
-    # As soon as there is nothing to gain, all that waits is prefilled at full speed.
-    hopeless = outlook(longest_waiting_tokens=waiting(10**5), output_tokens=10**4)
-    assert sizing.size(hopeless).tokens > 0.9 * sizing.ample
+    # Many long ones fill the batches of each other.
+    many = sizing.size(outlook(waiting=[Group(30, 2000.0), Group(9770, 100.0)]))
+    assert many == (sizing.ample, "efficient")
     # A full cache: 90 decodes a batch make room for as many prompt tokens.
     assert sizing.size(outlook(decodes=90.0, room=0.05)) == (180, "flow")
     assert sizing.size(outlook(decodes=3.0, room=0.05)) == (sizing.free, "free")
     assert sizing.rounds_left(outlook(), sizing.size(outlook())) == 2e6 / 4 / sizing.ample
     # All fits: a sixteenth of the prompts beside 50 decodes; of few prompts, what is free.
     assert sizing.size(outlook(all_fit=True)) == (50 + 10**6 // 16, "prefill")
-    few = sizing.size(outlook(all_fit=True, prompt_tokens=32, decodes=2.0 * sizing.ample))
-    assert few == (2 * sizing.ample + sizing.free, "prefill")
+    few = sizing.size(outlook(all_fit=True, prompt_tokens=32, decodes=2.0 * LARGEST))
+    assert few == (2 * LARGEST + sizing.free, "prefill")
     # Too few to decode on their own: prompts are kept to fill their batches up.
     scarce = outlook(all_fit=True, num_requests=4 * sizing.ample - 1)
-    assert sizing.size(scarce) == (sizing.ample, "efficient")
+    assert sizing.size(scarce) == (LARGEST, "efficient")
 
 
-def test_a_single_prompt_starts_when_it_has_been_read():
-    """The longest of two starts, on average, when half of the second one's has."""
+def test_batches_shrink_towards_the_last_prompt():
     sizing = BatchSizing(place(find_model("llama-2-13b"), find_device("L20"), 4).cost())
-    one, two = (
-        sizing._later_alone_s(outlook(longest_waiting_tokens=lengths), 20, 400)
-        for lengths in ((300,), (300, 100))
-    )
-    # 400 batches of decodes are 100 rounds; a quarter of 20 with prompts is one and a quarter. What
-    # starts before the last may find smaller batches yet: half of its rounds count.
-    alone_s = 4 * slowest_stage_time_s(sizing.cost, decode_load(1, 0))
-    assert one == pytest.approx(200 * alone_s)
-    assert two == pytest.approx(LATER_SHARE * (200 - 1.25) * alone_s)
+    least = LAST_SIZES * sizing.scarce
+    # A sixteenth of what waits, beside the decodes.
+    assert sizing.shrunk(2000, 50, 16 * 5000) == 2000
+    assert sizing.shrunk(2000, 50, 16 * 1000) == 1050
+    assert sizing.shrunk(2000, 50, 16 * 10) == least
+    assert sizing.shrunk(200, 50, 16 * 10) == 200 < least
 
 
 def test_an_empty_pipeline_is_filled_by_a_few_prompts_in_several_batches():
@@ -256,8 +243,8 @@ def test_a_prompt_gets_in_beside_the_decodes():
     sizing = BatchSizing(measured({1: 0.02, 9: 0.02, 64: 0.09, 1024: 1.4}))
     assert sizing.free == 9
     last = outlook(
-        prompt_tokens=60, output_tokens=2000, longest_tokens=150, longest_waiting_tokens=(90,),
-        decodes=10.0, num_requests=21,
+        prompt_tokens=60, output_tokens=2000, resident=[Group(1, 150.0), Group(19, 90.0)],
+        waiting=[Group(1, 90.0)], decodes=10.0, num_requests=21, num_waiting=1,
     )  # fmt: skip
     assert sizing.size(last).tokens > 10
 
