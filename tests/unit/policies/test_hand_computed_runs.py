@@ -313,10 +313,10 @@ def test_adaptive_mixes():
 def test_adaptive_in_scarce_memory():
     """3 blocks for each at its peak, and half a block of waste.
 
-    Of 11 blocks 11 x (1 - 0.6 / sqrt(2)) = 6.3 may be planned for two requests, 8.5 for three:
+    Of 11 blocks 11 x (1 - 0.6 / sqrt(2)) = 6.3 may be planned for two requests, 7.2 for three:
     b must wait. Batches of 302 tokens: (900 / n + 1) x (100 + n) is 1600 s, 1602 and 1603 beside.
-    Later (300 / n + 1) x (100 + n) is 747 s with 173 tokens, 751 with 205, the largest that are as
-    good.
+    Later (300 / n + 1) x (100 + n) is 747 s with 173 tokens, 751 with 205; the largest that are as
+    good with the decodes after it.
     """
     assert run("adaptive", ((300, 3), (300, 3), (300, 4)), num_blocks=11) == [
         "P c:300 a:2 @804",  # the longest first, 402 s: 0-402, 402-804
