@@ -32,7 +32,7 @@ from tdpipe.policies.shared_blocks import SharedBlocks
 
 # The forecast is a sum over n residents, whose errors cancel out in part: 1 / sqrt(n) of this share
 # of the blocks stays free to absorb what remains.
-RESERVE = 0.6
+RESERVE = 0.7
 # The forecast is made anew after that many rounds, or once 1 in 50 residents has ended.
 ROUNDS_PER_FORECAST = 8
 ENDED_SHARE = 0.02

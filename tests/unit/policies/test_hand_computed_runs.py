@@ -313,7 +313,7 @@ def test_adaptive_mixes():
 def test_adaptive_in_scarce_memory():
     """3 blocks for each at its peak, and half a block of waste.
 
-    Of 11 blocks 11 x (1 - 0.6 / sqrt(2)) = 6.3 may be planned for two requests, 7.2 for three:
+    Of 11 blocks 11 x (1 - 0.7 / sqrt(2)) = 5.6 may be planned for two requests, 6.6 for three:
     b must wait. Batches of 302 tokens: (900 / n + 1) x (100 + n) is 1600 s, 1602 and 1603 beside.
     Later (300 / n + 1) x (100 + n) is 747 s with 173 tokens, 751 with 205; the largest that are as
     good with the decodes after it.
