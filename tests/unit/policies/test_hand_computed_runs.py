@@ -313,12 +313,12 @@ def test_adaptive_mixes():
 def test_adaptive_in_scarce_memory():
     """3 blocks for each at its peak, and half a block of waste.
 
-    Of 11 blocks 11 x (1 - 0.7 / sqrt(2)) = 5.6 may be planned for two requests, 6.6 for three:
+    Of 13 blocks 13 x (1 - 0.7 / sqrt(2)) = 6.6 may be planned for two requests, 7.7 for three:
     b must wait. Batches of 302 tokens: (900 / n + 1) x (100 + n) is 1600 s, 1602 and 1603 beside.
     Later (300 / n + 1) x (100 + n) is 747 s with 173 tokens, 751 with 205; the largest that are as
     good with the decodes after it.
     """
-    assert run("adaptive", ((300, 3), (300, 3), (300, 4)), num_blocks=11) == [
+    assert run("adaptive", ((300, 3), (300, 3), (300, 4)), num_blocks=13) == [
         "P c:300 a:2 @804",  # the longest first, 402 s: 0-402, 402-804
         "P a:298 @1202",  # 398 s: 402-800, 804-1202
         "D c @1303",  # at 804, 101 s: 804-905, 1202-1303
