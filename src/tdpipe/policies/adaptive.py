@@ -10,7 +10,7 @@ decoding reads anyway.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from math import sqrt
 from operator import attrgetter
@@ -19,7 +19,7 @@ from tdpipe.core.engine_state import EngineState
 from tdpipe.core.request import Request
 from tdpipe.cost.cost_model import CostModel, decode_load
 from tdpipe.policies.admission import free_places
-from tdpipe.policies.admission_order import AdmissionOrder, LengthClass
+from tdpipe.policies.admission_order import AdmissionOrder, Sums
 from tdpipe.policies.batch_sizing import BatchSize, BatchSizing, Outlook
 from tdpipe.policies.decode_turns import decode_batches_in_flight
 from tdpipe.policies.kv_timeline import KVTimeline
@@ -104,7 +104,7 @@ class Adaptive:
             self._reason = _explain(size, outlook, state)
         self.size, self._is_full = size, False
 
-    def _rounds_needed(self, key: int, waiting: LengthClass) -> float:
+    def _rounds_needed(self, key: int, waiting: Sums) -> float:
         """Rounds before the end in which requests of a class may not start.
 
         It takes their mean length at least. What a few then still generate when all else is done
@@ -125,13 +125,17 @@ class Adaptive:
         residents = list(state.resident.values())
         remaining = self.survival.remaining_of(residents)
         longest = max(remaining, default=1)
-        waiting = self._waiting_groups(state)
+        self.order.drop_aborted(state)
+        by_forecast = self.order.by_forecast()
+        to_come = list(self._to_come(by_forecast))
+        groups = [group for _, groups in to_come for group in groups]
+        waiting = grouped(sorted(groups, key=attrgetter("tokens"), reverse=True))
         shared = SharedBlocks.of(state)
         longest_waiting = round(waiting[0].tokens) if waiting else 0
         timeline.rebuild(residents, remaining, max(longest, longest_waiting), shared)
         expected = sum(
             one.forecast_tokens * self.survival.mean_ratio(key, one.mean_max_tokens)
-            for key, one in self.order.classes.items()
+            for key, one in by_forecast.items()
         )
         output_tokens = round(expected) + sum(remaining)
         return Outlook(
@@ -146,21 +150,21 @@ class Adaptive:
             num_requests=len(state.waiting) + len(residents),
             num_waiting=len(state.waiting),
             most_decodes=most_decodes(state, output_tokens),
+            kv_rounds=kv_token_rounds(residents, remaining, to_come)
+            / (state.limits.num_blocks * state.limits.block_size),
         )
 
-    def _waiting_groups(self, state: EngineState) -> list[Group]:
-        """Those that wait, by the lengths that so many of their class are expected to have."""
-        self.order.drop_aborted(state)
-        found = []
-        for key, one in self.order.classes.items():
-            number, before = len(one.members), 0
-            while before < number:
-                size = min(before + 1, number - before)
-                share = (before + (size + 1) / 2) / (number + 1)
+    def _to_come(self, by_forecast: dict[int, Sums]) -> Iterator[tuple[Sums, list[Group]]]:
+        """Those that wait, by the lengths that so many of equal forecast are expected to have."""
+        for key, one in by_forecast.items():
+            found, before = [], 0
+            while before < one.number:
+                size = min(before + 1, one.number - before)
+                share = (before + (size + 1) / 2) / (one.number + 1)
                 tokens = self.survival.tokens_outlived_by(share, key, one.mean_max_tokens)
                 found.append(Group(size, tokens))
                 before += size
-        return grouped(sorted(found, key=attrgetter("tokens"), reverse=True))
+            yield one, found
 
     def _all_fit(self, state: EngineState, remaining: list[int]) -> bool:
         """Whether all that waits could be prefilled now and stay resident to its end.
@@ -296,6 +300,26 @@ def most_decodes(state: EngineState, output_tokens: int) -> float:
     output = output_tokens / max(1, waiting + len(state.resident))
     blocks = (state.num_tokens_to_prefill / waiting + output / 2) / limits.block_size + 0.5
     return min(limits.max_num_seqs, limits.num_blocks / limits.num_stages / blocks)
+
+
+def kv_token_rounds(
+    residents: Iterable[Request],
+    remaining: Iterable[int],
+    waiting: Iterable[tuple[Sums, Iterable[Group]]],
+) -> float:
+    """Tokens that the cache will hold, summed over the rounds for which each request is there.
+
+    Args:
+        remaining: tokens that each resident is expected to generate yet.
+        waiting: such as have about as long prompts, and how many will generate how much.
+    """
+    total = 0.0
+    for request, tokens in zip(residents, remaining, strict=True):
+        total += tokens * (request.num_tokens + tokens / 2)
+    for one, groups in waiting:
+        prompt = one.mean_prompt_tokens
+        total += sum(group.number * group.tokens * (prompt + group.tokens / 2) for group in groups)
+    return total
 
 
 def fill_share(num_residents: int) -> float:

@@ -73,6 +73,7 @@ class Outlook:
         num_requests: waiting and resident.
         num_waiting: waiting.
         most_decodes: of a batch, that the cache has room for.
+        kv_rounds: rounds that all that is to be stored takes with a cache that is always full.
     """
 
     prompt_tokens: int
@@ -86,6 +87,7 @@ class Outlook:
     num_requests: int
     num_waiting: int
     most_decodes: float
+    kv_rounds: float
 
     @property
     def tokens_left(self) -> int:
@@ -150,8 +152,8 @@ class BatchSizing:
         return min(tokens, max(LAST_SIZES * self.scarce, decodes + share))
 
     def rounds_left(self, outlook: Outlook, size: BatchSize) -> float:
-        """Rounds of P batches of that size that the tokens left will take."""
-        return outlook.tokens_left / (self.num_stages * size.tokens)
+        """Rounds of P batches of that size that are left, or more if the cache is too small."""
+        return max(outlook.kv_rounds, outlook.tokens_left / (self.num_stages * size.tokens))
 
     def tail_share(self, remaining: Sequence[int], prompt_tokens: int) -> float:
         """Share of the run lost at its end if all start now, with that many tokens to come each.

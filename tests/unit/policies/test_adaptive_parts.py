@@ -10,8 +10,8 @@ from tdpipe.cost.model_catalogue import find_model
 from tdpipe.cost.placement import place
 from tdpipe.cost.profile_table import ProfileTable
 from tdpipe.cost.profiled_cost import ProfiledCost, StageProfile
-from tdpipe.policies.adaptive import Adaptive, hold_back
-from tdpipe.policies.admission_order import AdmissionOrder
+from tdpipe.policies.adaptive import Adaptive, hold_back, kv_token_rounds
+from tdpipe.policies.admission_order import AdmissionOrder, Sums
 from tdpipe.policies.batch_sizing import LARGEST, LAST_SIZES, BatchSizing, Outlook
 from tdpipe.policies.kv_timeline import END_SHARE, NUM_INTERVALS, KVTimeline
 from tdpipe.policies.length_survival import class_of
@@ -36,7 +36,7 @@ def test_late_classes_first_then_each_at_its_own_pace():
     state = make_state(waiting=[make_request(i, predicted=n) for i, n in enumerate(lengths)])
     order = AdmissionOrder()
     order.follow(state)
-    assert sum(one.forecast_tokens for one in order.classes.values()) == sum(lengths)
+    assert sum(one.forecast_tokens for one in order.by_forecast().values()) == sum(lengths)
     # 400 rounds are left: the class of 2000 should have started first, then that of 500. The
     # class of 10 has 400 rounds for its four, one every 100; that of 60 has 300 for two.
     needed = {2000: 2000.0, 500: 600.0, 60: 100.0, 10: 0.0}
@@ -44,7 +44,39 @@ def test_late_classes_first_then_each_at_its_own_pace():
     order.spread(400, lambda key, waiting: by_class[key])
     # Due at 0, 100, 200, 300 and at 0, 150; of two that are due, the one with less time left first.
     assert order_of(state, order) == [3, 1, 5, 0, 2, 7, 4, 6]
-    assert all(one.forecast_tokens == 0 for one in order.classes.values())
+    assert all(one.forecast_tokens == 0 for one in order.by_forecast().values())
+
+
+def test_of_equal_forecasts_those_with_long_prompts_may_start_last():
+    prompts = [500, 20, 500, 20]
+    state = make_state(
+        waiting=[make_request(i, num_prompt=n, predicted=50) for i, n in enumerate(prompts)]
+    )
+    order = AdmissionOrder()
+    order.follow(state)
+    assert {key.forecast for key in order.classes} == {class_of(50)} and len(order.classes) == 2
+    # 100 rounds are left. What a request may overhang the end by is a share of its work: those with
+    # short prompts are late.
+    order.spread(100, lambda key, waiting: 520 - waiting.mean_prompt_tokens)
+    assert order_of(state, order) == [1, 3, 0, 2]
+
+
+def test_rounds_left_are_those_of_the_cache_where_it_is_small():
+    residents = [make_request(0, 100, 50), make_request(1, 200, 50)]
+    waiting = Sums()
+    for i in range(3):
+        waiting.count(make_request(10 + i, 300, 60), 1)
+    # Each takes its prompt's tokens, and on average half of what it generates, for as many rounds.
+    expected = 40 * (100 + 20) + 10 * (200 + 5) + 2 * 60 * (300 + 30) + 90 * (300 + 45)
+    groups = [Group(2, 60.0), Group(1, 90.0)]
+    assert kv_token_rounds(residents, [40, 10], [(waiting, groups)]) == expected
+    sizing = BatchSizing(place(find_model("llama-2-13b"), find_device("L20"), 4).cost())
+    size = sizing.size(outlook())
+    assert (
+        sizing.rounds_left(outlook(kv_rounds=9e3), size)
+        == 9e3
+        > sizing.rounds_left(outlook(), size)
+    )
 
 
 def test_the_order_follows_arrivals_preemptions_and_aborts():
@@ -115,6 +147,7 @@ def outlook(**changes):
         "prompt_tokens": 10**6, "output_tokens": 10**6, "resident": [Group(200, 100.0)],
         "waiting": [Group(9800, 100.0)], "decodes": 50.0, "room": 1.0, "is_full": False,
         "all_fit": False, "num_requests": 10**4, "num_waiting": 9800, "most_decodes": 10**4,
+        "kv_rounds": 0.0,
     }  # fmt: skip
     return Outlook(**{**settings, **changes})
 
